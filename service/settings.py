@@ -1,0 +1,59 @@
+"""The environment, read once into one frozen record. Nothing else in the service reads the environment."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MB = 1 << 20
+
+
+def _state_dir() -> Path:
+    """Return a folder of the user's own for sockets and the like."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(base) / f"pointserve-{os.getuid()}"
+
+
+class Settings(BaseSettings):
+    """Every setting of the service; each is an environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    address: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(5001, ge=1, le=65535, description="TCP port to listen on.")
+    web_workers: int = Field(1, ge=1, le=64, description="Gunicorn worker processes.")
+    web_threads: int = Field(32, ge=1, le=512, description="Requests that one gunicorn worker handles at a time.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    models: str = Field("parcels", description="Names of the models to serve, separated by commas; the first is the default.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    engine: Literal["auto", "spconv", "native"] = Field("auto", description="Which sparse convolution runs the models.")
+    threads: int = Field(0, ge=0, description="CPU threads of the worker; 0: one for each core.")
+
+    max_body_bytes: int = Field(512 * MB, ge=1, description="Largest request body, in bytes.")
+    max_points: int = Field(20_000_000, ge=1, description="Most points in one cloud.")
+    max_queued_points: int = Field(100_000_000, ge=1, description="Most points waiting for the device, over all requests.")
+    deadline_s: float = Field(120.0, gt=0, description="Seconds from a request's arrival to its answer.")
+
+    readers: int = Field(2, ge=1, le=64, description="Processes that decode and write users' files.")
+    reader_memory_bytes: int = Field(4096 * MB, ge=256 * MB, description="Address space of one reader, in bytes.")
+    reader_cpu_s: float = Field(60.0, gt=0, description="CPU seconds that one file may take to decode or to write.")
+
+    state_dir: Path = Field(default_factory=_state_dir, description="Folder for the engine's socket.")
+
+    @property
+    def socket_path(self) -> Path:
+        """Path of the engine's Unix socket."""
+        return self.state_dir / f"engine-{self.port}.sock"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the settings of this process, read from the environment on the first call."""
+    return Settings()
