@@ -1,0 +1,69 @@
+"""A batch of clouds: rows one after another, and where each cloud ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+class Rows(Protocol):
+    """One cloud's voxels, as a transform makes them."""
+
+    @property
+    def coord(self) -> torch.Tensor:
+        """(m, 3) float32."""
+
+    @property
+    def grid_coord(self) -> torch.Tensor:
+        """(m, 3) int32."""
+
+    @property
+    def feat(self) -> torch.Tensor:
+        """(m, F) float32."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Voxels of one or more clouds, concatenated.
+
+    Attributes:
+        coord: (M, 3) float32 metres, after centring.
+        grid_coord: (M, 3) int32 cells, from 0 in each cloud; each cell once in a cloud.
+        feat: (M, F) float32 or float16, the network's inputs.
+        offset: (B,) int64, cumulative row counts: cloud i is rows offset[i - 1] to offset[i].
+    """
+
+    coord: torch.Tensor
+    grid_coord: torch.Tensor
+    feat: torch.Tensor
+    offset: torch.Tensor
+
+    def __len__(self) -> int:
+        """Number of clouds."""
+        return len(self.offset)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each cloud."""
+        ends = self.offset.tolist()
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+    @property
+    def cloud(self) -> torch.Tensor:
+        """(M,) int64, the cloud of each row."""
+        sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
+        return torch.repeat_interleave(torch.arange(len(self.offset), device=self.offset.device), sizes)
+
+
+def collate(tiles: Sequence[Rows]) -> Batch:
+    """Put clouds one after another; none is padded and none changes."""
+    sizes = torch.tensor([len(tile.coord) for tile in tiles], dtype=torch.int64)
+    return Batch(
+        torch.cat([tile.coord for tile in tiles]),
+        torch.cat([tile.grid_coord for tile in tiles]),
+        torch.cat([tile.feat for tile in tiles]),
+        torch.cumsum(sizes, dim=0).to(tiles[0].coord.device),
+    )

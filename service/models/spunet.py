@@ -1,0 +1,129 @@
+"""SpUNet-v1m1, Pointcept's SparseUNet: a residual U-Net of sparse convolutions (MinkUNet, Choy et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.models.batch import Batch
+from service.models.layers.engine import Engine, Sequential
+
+_MARGIN = 96
+"""Cells that Pointcept leaves free above the largest coordinate: no level of the network cuts an odd edge off."""
+
+
+def _norm(channels: int) -> nn.BatchNorm1d:
+    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3x3 submanifold convolutions and a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, indice_key: str, engine: Engine) -> None:
+        super().__init__()
+        if in_channels == channels:
+            self.proj = Sequential(nn.Identity())
+        else:
+            self.proj = Sequential(engine.subm_conv(in_channels, channels, 1), _norm(channels))
+        self.conv1 = engine.subm_conv(in_channels, channels, 3, indice_key=indice_key)
+        self.bn1 = _norm(channels)
+        self.relu = nn.ReLU()
+        self.conv2 = engine.subm_conv(channels, channels, 3, indice_key=indice_key)
+        self.bn2 = _norm(channels)
+
+    def forward(self, x: Any) -> Any:  # noqa: D102
+        y = self.conv1(x)
+        y = y.replace_feature(self.relu(self.bn1(y.features)))
+        y = self.conv2(y)
+        y = y.replace_feature(self.bn2(y.features) + self.proj(x).features)
+        return y.replace_feature(self.relu(y.features))
+
+
+def _blocks(count: int, in_channels: int, channels: int, indice_key: str, engine: Engine) -> Sequential:
+    """Return blocks named block0, block1, ...; the first one takes `in_channels`."""
+    blocks = [
+        (f"block{i}", BasicBlock(in_channels if i == 0 else channels, channels, indice_key, engine))
+        for i in range(count)
+    ]
+    return Sequential(OrderedDict(blocks))
+
+
+class SpUNet(nn.Module):
+    """The backbone; names and shapes of its state_dict are Pointcept's.
+
+    Args:
+        engine: sparse convolution engine.
+        in_channels: features of a voxel.
+        num_classes: channels of the result; 0: the decoder's features as they are.
+        base_channels: channels of the stem.
+        channels: of each stage, down and then up again.
+        layers: blocks of each stage; as many as channels, and an even number.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        in_channels: int,
+        num_classes: int,
+        base_channels: int = 32,
+        channels: Sequence[int] = (32, 64, 128, 256, 256, 128, 96, 96),
+        layers: Sequence[int] = (2, 3, 4, 6, 2, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        if len(layers) % 2 or len(layers) != len(channels):
+            raise ValueError(f"SpUNet needs as many layers as channels and an even number: {layers}, {channels}.")
+        self.engine = engine
+        self.num_stages = len(layers) // 2
+        self.conv_input = Sequential(
+            engine.subm_conv(in_channels, base_channels, 5, indice_key="stem"), _norm(base_channels), nn.ReLU()
+        )
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.enc, self.dec = nn.ModuleList(), nn.ModuleList()
+        skip, last = base_channels, len(channels) - 1
+        for s in range(self.num_stages):
+            width, up_width = channels[s], channels[last - s]
+            key = f"spconv{s + 1}"
+            self.down.append(Sequential(engine.down_conv(skip, width, 2, indice_key=key), _norm(width), nn.ReLU()))
+            self.enc.append(_blocks(layers[s], width, width, f"subm{s + 1}", engine))
+            self.up.append(
+                Sequential(
+                    engine.inverse_conv(channels[last - s - 1], up_width, 2, indice_key=key), _norm(up_width), nn.ReLU()
+                )
+            )
+            self.dec.append(_blocks(layers[last - s], up_width + skip, up_width, f"subm{s}", engine))
+            skip = width
+        self.final: nn.Module = nn.Identity()
+        if num_classes > 0:
+            self.final = engine.subm_conv(channels[-1], num_classes, 1, bias=True)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
+        indices = torch.cat([batch.cloud.unsqueeze(1).int(), batch.grid_coord.int()], dim=1)
+        shape = [largest + _MARGIN for largest in batch.grid_coord.amax(dim=0).tolist()]
+        x = self.engine.tensor(batch.feat, indices, shape, len(batch))
+        x = self.conv_input(x)
+        skips = []
+        for down, enc in zip(self.down, self.enc, strict=True):
+            skips.append(x)
+            x = enc(down(x))
+        for up, dec in zip(reversed(self.up), reversed(self.dec), strict=True):
+            x = up(x)
+            x = dec(x.replace_feature(torch.cat([x.features, skips.pop().features], dim=1)))
+        return self.final(x).features if not isinstance(self.final, nn.Identity) else x.features
+
+
+class Segmentor(nn.Module):
+    """Pointcept's DefaultSegmentor at inference: the backbone's logits, under the prefix `backbone.`."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (M, C) logits."""
+        logits: torch.Tensor = self.backbone(batch)
+        return logits

@@ -1,0 +1,1 @@
+"""What turns a PointCloud into a model's input, and the model's output back into a Segmentation."""

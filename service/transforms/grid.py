@@ -1,0 +1,107 @@
+"""Grid sampling: points to the occupied cells of a grid, and which cell each point went to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+MAX_CELLS = 2**20
+"""Most cells along one axis: three axes still fit one 64-bit key."""
+
+_PHASE = 2**-10
+"""Shift of the grid, in cells. Scanners quantise to millimetres, so many points would lie exactly on a cell's edge,
+where the last bit of a subtraction would choose the cell; a small odd shift leaves the edges empty."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The occupied cells of a cloud.
+
+    Attributes:
+        grid_coord: (M, 3) int32 cells, from 0, sorted by x, then y, then z; each once.
+        inverse: (n,) int64, the row of `grid_coord` in which each point lies.
+        order: (n,) int64, points by cell, and in input order within a cell.
+        count: (M,) int64, points of each cell.
+    """
+
+    grid_coord: torch.Tensor
+    inverse: torch.Tensor
+    order: torch.Tensor
+    count: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.grid_coord)
+
+    @property
+    def first(self) -> torch.Tensor:
+        """(M,) int64, the place in `order` at which each cell begins."""
+        return torch.cumsum(self.count, dim=0) - self.count
+
+
+def sample(coord: torch.Tensor, grid_size: float) -> Grid:
+    """Sort points into the cells of a grid that begins at their minimum.
+
+    Args:
+        coord: (n, 3) float32 or float64, finite, n >= 1, in the unit of `grid_size`.
+        grid_size: edge of a cell.
+
+    Raises:
+        ValueError: the cloud spans more than MAX_CELLS cells along an axis, or has no point.
+    """
+    if len(coord) == 0:
+        raise ValueError("A cloud without points has no cells.")
+    low = coord.amin(dim=0)
+    span = ((coord.amax(dim=0) - low) / grid_size).tolist()
+    if not max(span) < MAX_CELLS - 1:
+        raise ValueError(f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most.")
+    cell = ((coord - low).div_(grid_size)).add_(_PHASE).floor_().long()
+    width_y, width_z = int(span[1]) + 2, int(span[2]) + 2
+    key = (cell[:, 0] * width_y + cell[:, 1]) * width_z + cell[:, 2]
+    key, order = torch.sort(key, stable=True)
+    fresh = torch.ones(len(key), dtype=torch.bool, device=key.device)
+    torch.ne(key[1:], key[:-1], out=fresh[1:])
+    start = fresh.nonzero().squeeze(1)
+    count = torch.diff(start, append=start.new_tensor([len(key)]))
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.cumsum(fresh, dim=0) - 1
+    key = key[start]
+    z = key % width_z
+    key = torch.div(key, width_z, rounding_mode="floor")
+    grid_coord = torch.stack([torch.div(key, width_y, rounding_mode="floor"), key % width_y, z], dim=1)
+    return Grid(grid_coord.int(), inverse, order, count)
+
+
+def mean(values: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return the mean of a per-point array in every cell.
+
+    Summed in float64 and in the order of the cells, so that neither the order of the points nor the device shows.
+
+    Args:
+        values: (n, k) floating point.
+        grid: cells of the same n points.
+
+    Returns:
+        (M, k), dtype of `values`.
+    """
+    total = torch.cumsum(values.to(torch.float64)[grid.order], dim=0)
+    last = total[grid.first + grid.count - 1]
+    sums = torch.diff(last, dim=0, prepend=last.new_zeros(1, last.shape[1]))
+    return (sums / grid.count.unsqueeze(1)).to(values.dtype)
+
+
+def nearest(coord: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return for every cell the point closest to the mean of its points; of equals the first in input order.
+
+    Args:
+        coord: (n, 3) positions.
+        grid: cells of the same points.
+
+    Returns:
+        (M,) int64 rows of `coord`.
+    """
+    centre = mean(coord.to(torch.float64), grid)
+    distance = (coord.to(torch.float64) - centre[grid.inverse]).square_().sum(dim=1)
+    order = torch.argsort(distance, stable=True)
+    order = order[torch.argsort(grid.inverse[order], stable=True)]
+    return order[grid.first]
