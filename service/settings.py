@@ -53,6 +53,15 @@ class Settings(BaseSettings):
         return self.state_dir / f"engine-{self.port}.sock"
 
 
+def environment(chosen: Settings) -> dict[str, str]:
+    """Return the environment for a child process in which `settings()` reads the given settings again.
+
+    OpenBLAS would start a thread for each core in every process that imports numpy; none of ours needs them.
+    """
+    own = {name.upper(): str(value) for name, value in chosen.model_dump(mode="json").items()}
+    return {"OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **os.environ, **own}
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """Return the settings of this process, read from the environment on the first call."""

@@ -71,6 +71,29 @@ class Segmentation:
     timing_ms: Mapping[str, float] = field(default_factory=dict)
 
 
+def segmentation_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Segmentation:
+    """Return the Segmentation that `segmentation_message` described, with its arrays beside it."""
+    return Segmentation(
+        label=arrays["label"],
+        confidence=arrays.get("confidence"),
+        scores=arrays.get("scores"),
+        classes=tuple(ClassInfo(c["id"], c["name"], tuple(c["color"])) for c in message["classes"]),
+        model=message["model"],
+        warnings=tuple(message["warnings"]),
+        timing_ms=dict(message["timing_ms"]),
+    )
+
+
+def segmentation_message(segmentation: Segmentation) -> dict[str, Any]:
+    """Return what a Segmentation says beside its arrays, as JSON values."""
+    return {
+        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in segmentation.classes],
+        "model": segmentation.model,
+        "warnings": list(segmentation.warnings),
+        "timing_ms": dict(segmentation.timing_ms),
+    }
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What a user should know of a model before sending it a cloud.

@@ -1,0 +1,197 @@
+"""The engine as the web and the command line see it: read a file, segment a cloud, write the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.engine import shared
+from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.errors import DeadlineExceeded, InternalError, NotReady, from_message
+from service.formats.format import Format, Options
+from service.values import Segmentation, segmentation_from, segmentation_message
+
+REPLY_GRACE_S = 2.0
+
+
+@dataclass(frozen=True)
+class DecodedCloud:
+    """A cloud that a reader decoded. Its arrays stay in shared memory; `close` gives that back.
+
+    Attributes:
+        descriptor: the shared memory.
+        layout: where the arrays lie in it.
+        points: how many points.
+        notes: what the reader had to guess.
+    """
+
+    descriptor: int
+    layout: shared.Layout
+    points: int
+    notes: tuple[str, ...]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> DecodedCloud:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class EngineClient:
+    """A client of the engine. Safe to use from many threads: each has a connection of its own.
+
+    Every call takes a `deadline` in terms of `time.monotonic()` and raises DeadlineExceeded past it, NotReady where
+    no engine answers, and whatever ServiceError the engine replies.
+
+    Args:
+        path: the engine's Unix socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+
+    def read(self, body: int, source: Format, options: Options, deadline: float, request_id: str = "") -> DecodedCloud:
+        """Decode a file.
+
+        Args:
+            body: descriptor of the file's bytes, in shared memory or on disk.
+            source: its format.
+            options: what the user says of it.
+
+        Raises:
+            MalformedFile, TooLarge, UnusableCloud, ReaderFailed: what is wrong with the file.
+        """
+        message = {"op": "read", "format": source.name, "options": dataclasses.asdict(options)}
+        reply, answers = self._ask(message, (body,), deadline, request_id)
+        points = next((entry["shape"][0] for entry in reply["layout"] if entry["name"] == "coord"), 0)
+        return DecodedCloud(answers[0], reply["layout"], points, tuple(reply["notes"]))
+
+    def segment(
+        self, cloud: DecodedCloud, model: str, deadline: float, *, scores: bool = False, request_id: str = ""
+    ) -> Segmentation:
+        """Label a cloud.
+
+        Args:
+            cloud: what `read` returned.
+            model: name of the model.
+            scores: whether to return confidence and class probabilities too.
+
+        Raises:
+            UnknownModel, UnusableCloud, Overloaded, WorkerLost: why there is no answer.
+        """
+        message = {"op": "segment", "model": model, "scores": scores, "points": cloud.points, "layout": cloud.layout}
+        reply, answers = self._ask(message, (cloud.descriptor,), deadline, request_id)
+        with _closing(answers):
+            segmentation = segmentation_from(reply["segmentation"], shared.unpack(answers[0], reply["layout"]))
+        return dataclasses.replace(segmentation, warnings=(*cloud.notes, *segmentation.warnings))
+
+    def write(
+        self,
+        body: int,
+        source: Format,
+        target: Format,
+        segmentation: Segmentation,
+        options: Options,
+        deadline: float,
+        request_id: str = "",
+    ) -> int:
+        """Return the descriptor of a file with the labels in it; the caller closes it.
+
+        Args:
+            body, source, options: the user's file, as given to `read`.
+            target: format of the answer; the user's own file is annotated where it is the same as `source`.
+            segmentation: the labels.
+        """
+        arrays = {
+            "label": segmentation.label,
+            "confidence": segmentation.confidence,
+            "scores": segmentation.scores,
+        }
+        descriptor, layout = shared.pack(arrays)
+        message = {
+            "op": "write",
+            "format": source.name,
+            "target": target.name,
+            "options": dataclasses.asdict(options),
+            "segmentation": segmentation_message(segmentation),
+            "layout": layout,
+        }
+        with _closing([descriptor]):
+            _reply, answers = self._ask(message, (body, descriptor), deadline, request_id)
+        return answers[0]
+
+    def status(self, timeout_s: float = 5.0) -> dict[str, Any]:
+        """Return the engine's state: `state`, `reason`, `queue`, `device`, `models`, `readers`."""
+        reply, _answers = self._ask({"op": "status"}, (), time.monotonic() + timeout_s, "")
+        return reply
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        channel, self._local.channel = getattr(self._local, "channel", None), None
+        if channel is not None:
+            channel.close()
+
+    def _ask(
+        self, message: Message, descriptors: tuple[int, ...], deadline: float, request_id: str
+    ) -> tuple[Message, list[int]]:
+        message = {**message, "deadline": deadline, "request_id": request_id}
+        kept = getattr(self._local, "channel", None)
+        if kept is not None:
+            try:
+                return self._converse(kept, message, descriptors, deadline)
+            except ChannelClosed:
+                self.close()  # the engine was replaced since the last call: its successor answers on a new connection
+        self._local.channel = channel = self._connect()
+        try:
+            return self._converse(channel, message, descriptors, deadline)
+        except ChannelClosed:
+            self.close()
+            raise NotReady("the engine went away; it is being restarted", retry_after_s=5) from None
+
+    def _converse(
+        self, channel: Channel, message: Message, descriptors: tuple[int, ...], deadline: float
+    ) -> tuple[Message, list[int]]:
+        channel.send(message, descriptors)
+        try:
+            # The engine keeps the deadline and says which step missed it; this is for an engine that hangs.
+            reply, answers = channel.receive(max(deadline, time.monotonic()) + REPLY_GRACE_S)
+        except TimeoutError:
+            self.close()  # a late reply must not be taken for the next request's
+            raise DeadlineExceeded("the engine did not answer by the request's deadline") from None
+        if "error" in reply:
+            close_all(answers)
+            raise from_message(reply["error"])
+        if message["op"] != "status" and len(answers) != 1:
+            close_all(answers)
+            raise InternalError("the engine's reply carries no data")
+        return reply, answers
+
+    def _connect(self) -> Channel:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self._path))
+        except OSError as error:
+            connection.close()
+            raise NotReady("the engine does not run; `pointserve serve` starts it", retry_after_s=5) from error
+        return Channel(connection)
+
+
+@contextmanager
+def _closing(descriptors: list[int]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        close_all(descriptors)

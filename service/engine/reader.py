@@ -1,0 +1,147 @@
+"""The process that decodes and writes users' files: disposable, and bounded in memory, CPU time and file size.
+
+A hostile file can abort a decoder (an allocation failure in compiled code), hang it or eat all memory. Here that
+ends one small process; the engine starts another and tells the user why.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+
+from service import formats
+from service.engine import shared
+from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.engine.child import inherited_channel
+from service.errors import InternalError, MalformedFile, ReaderFailed, ServiceError, to_message
+from service.formats.format import Options
+from service.settings import Settings, settings
+from service.values import PointCloud, Segmentation, segmentation_from
+
+RETIRE_ABOVE_BYTES = 512 << 20
+
+
+class _Descriptors(list[int]):
+    """Descriptors received with a message, closed at the end of the work."""
+
+    def __enter__(self) -> _Descriptors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_all(self)
+
+
+def read(message: Message, body: int) -> tuple[Message, int]:
+    """Decode a file into shared memory.
+
+    Args:
+        message: `format`: a word; `options`: the fields of `formats.Options`.
+        body: descriptor of the file's bytes.
+
+    Returns:
+        A reply with the arrays' layout, and the arrays' descriptor.
+    """
+    source = formats.by_name(message["format"])
+    cloud = formats.read(shared.view(body), source, _options(message))
+    descriptor, layout = shared.pack(
+        {"coord": cloud.coord, "color": cloud.color, "normal": cloud.normal, "intensity": cloud.intensity}
+    )
+    return {"layout": layout, "notes": list(cloud.notes)}, descriptor
+
+
+def write(message: Message, body: int, result: int) -> tuple[Message, int]:
+    """Write labels into a file: the user's own where source and target are one format, else a new one.
+
+    Args:
+        message: `format`, `options`, `target`: the format to write; `layout`, `segmentation`: the labels.
+        body: descriptor of the user's file.
+        result: descriptor of the labels' arrays.
+    """
+    source, target = formats.by_name(message["format"]), formats.by_name(message["target"])
+    segmentation: Segmentation = segmentation_from(message["segmentation"], shared.unpack(result, message["layout"]))
+    descriptor = shared.create()
+    try:
+        with open(os.dup(descriptor), "wb") as out:
+            if source.annotate is not None and target.name == source.name:
+                formats.annotate(shared.view(body), source, segmentation, out, _options(message))
+            else:
+                cloud: PointCloud = formats.read(shared.view(body), source, _options(message))
+                formats.write(cloud, segmentation, target, out)
+        shared.seal(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return {}, descriptor
+
+
+def _options(message: Message) -> Options:
+    options = dict(message["options"])
+    if options.get("columns") is not None:
+        options["columns"] = tuple(options["columns"])
+    return Options(**options)
+
+
+def _work(message: Message, descriptors: list[int], limits: Settings) -> tuple[Message, tuple[int, ...]]:
+    _grant_cpu(limits.reader_cpu_s)
+    try:
+        reply, descriptor = (read if message["op"] == "read" else write)(message, *descriptors)
+        return reply, (descriptor,)
+    except ServiceError as error:
+        return {"error": to_message(error)}, ()
+    except MemoryError:
+        allowed = limits.reader_memory_bytes >> 20
+        return {"error": to_message(ReaderFailed(f"decoding the file takes more than {allowed} MB of memory"))}, ()
+    except OSError as error:
+        return {"error": to_message(InternalError(f"the file could not be decoded or written: {error}"))}, ()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Decoders in other languages raise what is no Exception (pyo3's PanicException).
+        sys.excepthook(type(error), error, error.__traceback__)
+        return {"error": to_message(MalformedFile(f"the decoder failed on the file: {error}"))}, ()
+
+
+def _grant_cpu(seconds: float) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _limit(limits: Settings) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+        resource.setrlimit(kind, (limits.reader_memory_bytes, limits.reader_memory_bytes))
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _serve(channel: Channel, limits: Settings) -> None:
+    channel.send({"ready": True})
+    while True:
+        message, received = channel.receive()
+        with _Descriptors(received) as descriptors:
+            reply, answers = _work(message, descriptors, limits)
+        with _Descriptors(answers):
+            channel.send({**reply, "retire": _peak_bytes() > RETIRE_ABOVE_BYTES}, answers)
+
+
+def main() -> None:
+    """Answer the engine's requests until it goes away."""
+    limits = settings()
+    _limit(limits)
+    np.seterr(all="ignore")
+    try:
+        _serve(inherited_channel(), limits)
+    except ChannelClosed:
+        return
+
+
+if __name__ == "__main__":
+    main()

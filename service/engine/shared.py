@@ -1,0 +1,94 @@
+"""Memory that processes hand to each other as file descriptors.
+
+A memfd rather than /dev/shm: the latter is 64 MB in a container, and writing past its end is a SIGBUS. Where the
+system has no memfd (macOS) an unlinked temporary file does the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InternalError
+
+ALIGNMENT = 64
+Layout = list[dict[str, Any]]
+
+
+def create(name: str = "pointserve") -> int:
+    """Return a file descriptor of new, empty, anonymous memory that grows when it is written."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
+    return descriptor
+
+
+def seal(descriptor: int) -> None:
+    """Fix the size for good, so that no process that maps the memory can be shot by another that shrinks it."""
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
+def view(descriptor: int) -> memoryview:
+    """Return the whole content, read-only; zero bytes give an empty view. The mapping lives as long as the view."""
+    size = os.fstat(descriptor).st_size
+    return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)) if size else memoryview(b"")
+
+
+def pack(arrays: Mapping[str, NDArray[Any] | None]) -> tuple[int, Layout]:
+    """Copy arrays into new shared memory.
+
+    Args:
+        arrays: name to array of any shape and plain dtype; entries that are None are left out.
+
+    Returns:
+        The sealed descriptor, and the layout that `unpack` needs, made of JSON values.
+    """
+    layout: Layout = []
+    end = 0
+    present = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    for name, array in present.items():
+        start = -(-end // ALIGNMENT) * ALIGNMENT
+        layout.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "start": start})
+        end = start + array.nbytes
+    descriptor = create()
+    try:
+        if end:
+            os.ftruncate(descriptor, end)
+            with mmap.mmap(descriptor, end) as memory:
+                for entry, array in zip(layout, present.values(), strict=True):
+                    target: NDArray[Any] = np.frombuffer(memory, array.dtype, array.size, entry["start"])
+                    target[:] = array.reshape(-1)
+                    del target  # the mapping cannot close while an array looks into it
+        seal(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, layout
+
+
+def unpack(descriptor: int, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Return the arrays of `pack` as read-only views of the shared memory; the descriptor may be closed after.
+
+    Raises:
+        InternalError: the layout does not fit the memory, or would make objects of its bytes.
+    """
+    memory = view(descriptor)
+    arrays = {}
+    for entry in layout:
+        dtype = np.dtype(entry["dtype"])
+        shape = tuple(int(extent) for extent in entry["shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        start = int(entry["start"])
+        if dtype.hasobject or min(shape, default=0) < 0 or start < 0 or start + count * dtype.itemsize > len(memory):
+            raise InternalError(f"shared array {entry['name']!r} does not fit its memory")
+        arrays[str(entry["name"])] = np.frombuffer(memory, dtype, count, start).reshape(shape)
+    return arrays
