@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from service.models.batch import Batch
 from service.models.layers.engine import Engine, Sequential
+from service.models.layers.fold import fold
 
 _MARGIN = 96
 """Cells that Pointcept leaves free above the largest coordinate: no level of the network cuts an odd edge off."""
@@ -18,6 +19,13 @@ _MARGIN = 96
 
 def _norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+
+
+def _fold_sequence(modules: Sequential) -> None:
+    """Fold a norm that stands second in a sequence into the convolution that stands first."""
+    if len(modules) > 1:
+        fold(modules[0], modules[1])
+        modules[1] = nn.Identity()
 
 
 class BasicBlock(nn.Module):
@@ -30,12 +38,19 @@ class BasicBlock(nn.Module):
         else:
             self.proj = Sequential(engine.subm_conv(in_channels, channels, 1), _norm(channels))
         self.conv1 = engine.subm_conv(in_channels, channels, 3, indice_key=indice_key)
-        self.bn1 = _norm(channels)
+        self.bn1: nn.Module = _norm(channels)
         self.relu = nn.ReLU()
         self.conv2 = engine.subm_conv(channels, channels, 3, indice_key=indice_key)
-        self.bn2 = _norm(channels)
+        self.bn2: nn.Module = _norm(channels)
 
-    def forward(self, x: Any) -> Any:  # noqa: D102
+    def fold(self) -> None:
+        """Fold the norms into the convolutions; inference only."""
+        fold(self.conv1, self.bn1)
+        fold(self.conv2, self.bn2)
+        self.bn1, self.bn2 = nn.Identity(), nn.Identity()
+        _fold_sequence(self.proj)
+
+    def forward(self, x: Any) -> Any:
         y = self.conv1(x)
         y = y.replace_feature(self.relu(self.bn1(y.features)))
         y = self.conv2(y)
@@ -100,6 +115,13 @@ class SpUNet(nn.Module):
         if num_classes > 0:
             self.final = engine.subm_conv(channels[-1], num_classes, 1, bias=True)
 
+    def fold(self) -> None:
+        """Fold all batch norms into the convolutions before them; the network then only infers."""
+        for sequence in (self.conv_input, *self.down, *self.up):
+            _fold_sequence(sequence)
+        for block in (block for stage in (*self.enc, *self.dec) for block in stage):
+            block.fold()
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
         indices = torch.cat([batch.cloud.unsqueeze(1).int(), batch.grid_coord.int()], dim=1)
@@ -119,11 +141,20 @@ class SpUNet(nn.Module):
 class Segmentor(nn.Module):
     """Pointcept's DefaultSegmentor at inference: the backbone's logits, under the prefix `backbone.`."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: SpUNet) -> None:
         super().__init__()
         self.backbone = backbone
+
+    def fold(self) -> None:
+        """Fold the backbone's batch norms; see `SpUNet.fold`."""
+        self.backbone.fold()
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, C) logits."""
         logits: torch.Tensor = self.backbone(batch)
         return logits
+
+
+def build(network: Mapping[str, Any], engine: Engine) -> Segmentor:
+    """Return the network that a model's description asks for: the arguments of `SpUNet` by their names."""
+    return Segmentor(SpUNet(engine, **network))

@@ -54,7 +54,9 @@ def sample(coord: torch.Tensor, grid_size: float) -> Grid:
     low = coord.amin(dim=0)
     span = ((coord.amax(dim=0) - low) / grid_size).tolist()
     if not max(span) < MAX_CELLS - 1:
-        raise ValueError(f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most.")
+        raise ValueError(
+            f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most."
+        )
     cell = ((coord - low).div_(grid_size)).add_(_PHASE).floor_().long()
     width_y, width_z = int(span[1]) + 2, int(span[2]) + 2
     key = (cell[:, 0] * width_y + cell[:, 1]) * width_z + cell[:, 2]
@@ -75,7 +77,7 @@ def sample(coord: torch.Tensor, grid_size: float) -> Grid:
 def mean(values: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Return the mean of a per-point array in every cell.
 
-    Summed in float64 and in the order of the cells, so that neither the order of the points nor the device shows.
+    Summed in float64, cell by cell: neither the device nor, but for the last bit, the order of the points shows.
 
     Args:
         values: (n, k) floating point.
@@ -84,10 +86,8 @@ def mean(values: torch.Tensor, grid: Grid) -> torch.Tensor:
     Returns:
         (M, k), dtype of `values`.
     """
-    total = torch.cumsum(values.to(torch.float64)[grid.order], dim=0)
-    last = total[grid.first + grid.count - 1]
-    sums = torch.diff(last, dim=0, prepend=last.new_zeros(1, last.shape[1]))
-    return (sums / grid.count.unsqueeze(1)).to(values.dtype)
+    sorted_values = values[grid.order].to(torch.float64)
+    return torch.segment_reduce(sorted_values, "mean", lengths=grid.count).to(values.dtype)
 
 
 def nearest(coord: torch.Tensor, grid: Grid) -> torch.Tensor:

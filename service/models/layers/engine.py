@@ -15,7 +15,9 @@ EngineName = Literal["auto", "spconv", "native"]
 class SparseTensor(Protocol):
     """Features on the occupied cells of a grid, with the kernel maps that were already computed for them."""
 
-    features: torch.Tensor
+    @property
+    def features(self) -> torch.Tensor:
+        """(M, C) float."""
 
     def replace_feature(self, features: torch.Tensor) -> Any:
         """Return the same cells, and the same kernel maps, with other features."""
@@ -29,6 +31,8 @@ class Engine(Protocol):
     """
 
     name: str
+    folds: bool
+    """Whether its layers take a bias on this device, so that batch norms can be folded into them."""
 
     def tensor(
         self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
@@ -43,12 +47,24 @@ class Engine(Protocol):
         """
 
     def subm_conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, indice_key: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        indice_key: str | None = None,
     ) -> nn.Module:
         """Return a submanifold convolution: stride 1, centred odd kernel, the cells of its output are its input's."""
 
     def down_conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, indice_key: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        indice_key: str | None = None,
     ) -> nn.Module:
         """Return a strided convolution with stride = kernel_size and no padding."""
 
@@ -61,7 +77,7 @@ class Engine(Protocol):
 class Sequential(nn.Sequential):
     """Modules one after another, some on the sparse tensor and some (norms, activations) on its features alone."""
 
-    def forward(self, x: Any) -> Any:  # noqa: D102
+    def forward(self, x: Any) -> Any:
         for module in self:
             if isinstance(module, (nn.BatchNorm1d, nn.ReLU, nn.Identity)):
                 x = x.replace_feature(module(x.features))

@@ -138,6 +138,4 @@ def window(indices: torch.Tensor, spatial_shape: Sequence[int], kernel_size: int
     for step in steps:
         parts.append(torch.div(unique, step, rounding_mode="floor"))
         unique = unique - parts[-1] * step
-    return Window(
-        torch.stack(parts, dim=1).int(), shape, coarse, offset, indices, tuple(spatial_shape), kernel_size
-    )
+    return Window(torch.stack(parts, dim=1).int(), shape, coarse, offset, indices, tuple(spatial_shape), kernel_size)

@@ -59,7 +59,7 @@ class _Convolution(nn.Module):
         """Return the weight as (kernel volume, in_channels, out_channels)."""
         return self.weight.reshape(self.out_channels, -1, self.in_channels).permute(1, 2, 0)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, key={self.indice_key!r}"
 
 
@@ -73,7 +73,7 @@ class SubMConv3d(_Convolution):
             raise ValueError(f"A submanifold convolution needs an odd kernel, not {kernel_size}.")
         super().__init__(in_channels, out_channels, kernel_size, bias, indice_key)
 
-    def forward(self, x: NativeTensor) -> NativeTensor:  # noqa: D102
+    def forward(self, x: NativeTensor) -> NativeTensor:
         if self.kernel_size == 1:
             # spconv reads the memory of this weight as (in, out), whatever its shape says; checkpoints rely on it.
             y = x.features @ self.weight.view(self.in_channels, self.out_channels)
@@ -98,7 +98,7 @@ class SubMConv3d(_Convolution):
 class SparseConv3d(_Convolution):
     """Strided convolution with stride = kernel_size and no padding."""
 
-    def forward(self, x: NativeTensor) -> NativeTensor:  # noqa: D102
+    def forward(self, x: NativeTensor) -> NativeTensor:
         windows = kernel_map.window(x.indices, x.spatial_shape, self.kernel_size)
         if self.indice_key is not None:
             x.maps[self.indice_key] = windows
@@ -113,7 +113,7 @@ class SparseConv3d(_Convolution):
 class SparseInverseConv3d(_Convolution):
     """Back to the cells before the SparseConv3d with the same indice_key."""
 
-    def forward(self, x: NativeTensor) -> NativeTensor:  # noqa: D102
+    def forward(self, x: NativeTensor) -> NativeTensor:
         windows: kernel_map.Window = x.maps[str(self.indice_key)]
         y = x.features.new_zeros(len(windows.fine_indices), self.out_channels)
         for (fine, coarse), matrix in zip(windows.groups, self.matrices(), strict=True):
@@ -127,6 +127,7 @@ class NativeEngine:
     """The engine that needs nothing but torch; see `Engine` for its methods."""
 
     name = "native"
+    folds = True
 
     def tensor(
         self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
@@ -135,13 +136,25 @@ class NativeEngine:
         return NativeTensor(features, indices, tuple(spatial_shape), batch_size)
 
     def subm_conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, indice_key: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        indice_key: str | None = None,
     ) -> nn.Module:
         """Return a submanifold convolution; see `Engine.subm_conv`."""
         return SubMConv3d(in_channels, out_channels, kernel_size, bias, indice_key)
 
     def down_conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, indice_key: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        indice_key: str | None = None,
     ) -> nn.Module:
         """Return a strided convolution; see `Engine.down_conv`."""
         return SparseConv3d(in_channels, out_channels, kernel_size, bias, indice_key)

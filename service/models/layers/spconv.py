@@ -24,6 +24,7 @@ class SpconvEngine:
 
         self._library = library
         # On the CPU spconv has the gather-scatter algorithm alone, and does not choose it by itself.
+        self.folds = device.type != "cpu"
         self._algo = ConvAlgo.Native if device.type == "cpu" else None
 
     def tensor(
@@ -33,7 +34,13 @@ class SpconvEngine:
         return self._library.SparseConvTensor(features, indices.contiguous(), list(spatial_shape), batch_size)
 
     def subm_conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, indice_key: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        indice_key: str | None = None,
     ) -> nn.Module:
         """Return spconv's SubMConv3d; see `Engine.subm_conv`."""
         return self._library.SubMConv3d(
@@ -41,7 +48,13 @@ class SpconvEngine:
         )
 
     def down_conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, indice_key: str | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = False,
+        indice_key: str | None = None,
     ) -> nn.Module:
         """Return spconv's SparseConv3d; see `Engine.down_conv`."""
         return self._library.SparseConv3d(

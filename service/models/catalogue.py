@@ -1,0 +1,98 @@
+"""How a name becomes a model that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.errors import InternalError
+from service.models import spunet
+from service.models.cards import WEIGHTS, card, cards, description
+from service.models.layers.engine import Engine, EngineName
+from service.models.layers.engine import engine as choose_engine
+from service.models.model import Model
+from service.transforms.recipe import Recipe
+from service.values import ModelCard
+
+__all__ = ["FAMILIES", "cards", "load"]
+
+
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Engine], nn.Module]] = {
+    "SpUNet-v1m1": spunet.build,
+}
+"""Each family's network from its description and an engine; `type` in the description is the key."""
+
+
+def load(
+    name: str,
+    device: torch.device,
+    engine: EngineName = "auto",
+    folder: Path = WEIGHTS,
+) -> Model:
+    """Load a model's weights and make it ready to run.
+
+    Args:
+        name: a name out of `cards`.
+        device: where it shall run.
+        engine: which sparse convolution to use; auto: spconv on CUDA where it is installed, native elsewhere.
+        folder: where `<name>.json` and `<name>.safetensors` are.
+
+    Raises:
+        UnknownModel: no model of that name; the sentence lists the names.
+        InternalError: its files do not fit together, or the engine is not installed.
+    """
+    values = description(name, folder)
+    shown = card(name, folder)
+    try:
+        recipe = Recipe.from_dict(values["recipe"])
+        layers = choose_engine(engine, device)
+        network = _network(name, values["network"], layers)
+        _fill(network, folder / f"{name}.safetensors")
+        _check(shown, recipe, network)
+    except KeyError as error:
+        raise InternalError(f"The description of model {name!r} lacks {error}.") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise InternalError(f"The model {name!r} cannot be loaded: {error}") from error
+    except ImportError as error:
+        raise InternalError(f"The engine {engine} is not installed: {error}") from error
+    network.eval()
+    if layers.folds:
+        network.fold()
+    model = Model(network, shown, recipe, layers.name, device)
+    model.warm_up()
+    return model
+
+
+def _network(name: str, values: Mapping[str, Any], engine: Engine) -> Any:
+    family = values["type"]
+    if family not in FAMILIES:
+        raise ValueError(f"its network is of the unknown family {family!r}; known are: {', '.join(FAMILIES)}.")
+    return FAMILIES[family]({key: value for key, value in values.items() if key != "type"}, engine)
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    """Load weights, stored in whatever precision, into a float32 network; every name must match."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+        network.load_state_dict(weights, strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path.name} does not hold this network's weights: {error}") from error
+
+
+def _check(card: ModelCard, recipe: Recipe, network: nn.Module) -> None:
+    """Refuse a card that says something else than what runs."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    for what, said, true in (
+        ("inputs", card.inputs, recipe.features),
+        ("grid_size", card.grid_size, recipe.grid_size),
+        ("parameters", card.parameters, parameters),
+    ):
+        if said != true:
+            raise ValueError(f"its card says {what} = {said}, but it is {true}.")

@@ -1,0 +1,48 @@
+"""A loaded model: a network on its device, with the card and the recipe that belong to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from service.models.batch import Batch, collate
+from service.transforms.prepare import Tile
+from service.transforms.recipe import Recipe
+from service.transforms.tiles import Cells
+from service.values import ModelCard
+
+
+class Model:
+    """A network ready to label; half precision on CUDA, float32 on a CPU.
+
+    Attributes:
+        card: what users may know of it.
+        recipe: what its input looks like.
+        engine: name of the sparse convolution engine it runs on.
+        device: where it is.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard, recipe: Recipe, engine: str, device: torch.device) -> None:
+        self.card, self.recipe, self.engine, self.device = card, recipe, engine, device
+        # Converted, not under autocast: there spconv would meet half features and float weights, which it cannot mix.
+        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self._network = network.eval().requires_grad_(False).to(device, self.dtype)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (M, C) float32 logits of a batch on the model's device, row for row."""
+        ready = Batch(batch.coord, batch.grid_coord, batch.feat.to(self.dtype), batch.offset)
+        logits: torch.Tensor = self._network(ready)
+        return logits.float()
+
+    def warm_up(self) -> None:
+        """Run once on a made-up cloud, so that the first request does not pay for libraries that set themselves up."""
+        edge = 24
+        line = torch.arange(edge, dtype=torch.int32, device=self.device)
+        grid_coord = torch.cartesian_prod(line, line, line[:2])
+        coord = grid_coord * self.recipe.grid_size
+        feat = torch.zeros(len(coord), self.recipe.width, device=self.device)
+        rows = torch.arange(len(coord), device=self.device)
+        self.forward(collate([Tile(coord, grid_coord, feat, Cells(rows, torch.ones_like(coord[:, 0])))]))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,92 @@
+"""What a model wants its input to look like; stored beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+FEATURES: Mapping[str, int] = {
+    "coord": 3,
+    "color": 3,
+    "color_signed": 3,
+    "normal": 3,
+    "intensity": 1,
+    "height": 1,
+    "ones": 1,
+    "residual": 3,
+}
+"""Name and width of each feature that `features.build` can make; what each is stands there."""
+
+Centre = Literal["floor", "middle"]
+Reduce = Literal["mean", "nearest"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a cloud becomes the input of one model.
+
+    Attributes:
+        grid_size: edge of a voxel in metres.
+        features: names out of FEATURES, in the order in which the network reads them.
+        reduce: what stands for the points of a voxel: their mean, or the one nearest to their mean.
+        centre: where coordinates are zero: `floor`, the middle of the bounding box in x and y and its bottom in z
+            (Pointcept's CenterShift); `middle`, the middle in all three.
+        max_voxels: most voxels in one pass; a larger cloud is cut into tiles.
+        overlap: voxels by which a tile reaches beyond its own part on every side.
+        align: tiles begin at multiples of this many voxels, so that a network that halves its grid log2(align) times
+            sees the same windows in a tile as in the whole.
+        max_extent_m: a cloud that extends further is taken to be in millimetres; None: never.
+    """
+
+    grid_size: float
+    features: tuple[str, ...]
+    reduce: Reduce = "mean"
+    centre: Centre = "floor"
+    max_voxels: int = 400_000
+    overlap: int = 32
+    align: int = 32
+    max_extent_m: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be carried out.
+
+        Raises:
+            ValueError: an unknown feature, or a number out of its range.
+        """
+        unknown = [name for name in self.features if name not in FEATURES]
+        if unknown or not self.features:
+            raise ValueError(f"The recipe's features {list(self.features)} must be some of {', '.join(FEATURES)}.")
+        if self.reduce not in get_args(Reduce):
+            raise ValueError(f"The recipe's reduce is {self.reduce!r}; it must be one of {get_args(Reduce)}.")
+        if self.centre not in get_args(Centre):
+            raise ValueError(f"The recipe's centre is {self.centre!r}; it must be one of {get_args(Centre)}.")
+        for name in ("grid_size", "max_voxels", "align"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"The recipe's {name} is {getattr(self, name)}; it must be positive.")
+        if self.overlap < 0:
+            raise ValueError(f"The recipe's overlap is {self.overlap}; it must not be negative.")
+        if self.max_extent_m is not None and not self.max_extent_m > 0:
+            raise ValueError(f"The recipe's max_extent_m is {self.max_extent_m}; it must be positive or null.")
+
+    @property
+    def width(self) -> int:
+        """Number of input channels that the features make up."""
+        return sum(FEATURES[name] for name in self.features)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain JSON values."""
+        return {**asdict(self), "features": list(self.features)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that `to_dict` described.
+
+        Raises:
+            ValueError: an unknown or missing key, or what `Recipe` refuses.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        missing = {"grid_size", "features"} - set(values)
+        if unknown or missing:
+            raise ValueError(f"The recipe has unknown keys {sorted(unknown)} or lacks {sorted(missing)}.")
+        return cls(**{**values, "features": tuple(values["features"])})

@@ -1,0 +1,73 @@
+"""A model's answer goes back to the points that were asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.transforms.prepare import Prepared
+from service.values import IGNORED, ModelCard, Segmentation
+
+
+def restore(
+    prepared: Prepared,
+    logits: Sequence[torch.Tensor],
+    card: ModelCard,
+    *,
+    scores: bool,
+    confidence: bool = False,
+) -> Segmentation:
+    """Give every point the label of its voxel; where tiles overlap, their weighted votes decide.
+
+    Args:
+        prepared: what `prepare` returned.
+        logits: for each of its tiles (m, C), C the card's classes in their order.
+        card: the model's.
+        scores: whether the answer holds class probabilities, and confidence with them.
+        confidence: whether it holds the probability of the chosen class.
+
+    Raises:
+        ValueError: logits that do not belong to these tiles or to this card.
+    """
+    sizes = [len(tile.coord) for tile in prepared.tiles]
+    if [tuple(part.shape) for part in logits] != [(size, len(card.classes)) for size in sizes]:
+        raise ValueError(
+            f"Logits of the shapes {[tuple(part.shape) for part in logits]} do not belong to tiles of {sizes} voxels "
+            f"and {len(card.classes)} classes."
+        )
+    votes = _vote(prepared, logits, probabilities=scores or confidence)
+    ids = torch.tensor([info.id for info in card.classes], dtype=torch.int32, device=votes.device)
+    best = votes.argmax(dim=1)
+    label = _spread(ids[best], prepared, IGNORED)
+    sure = _spread(votes.amax(dim=1), prepared, 0) if scores or confidence else None
+    probability = _spread(votes, prepared, 0) if scores else None
+    return Segmentation(label, card.classes, card.name, sure, probability, prepared.warnings)
+
+
+def _vote(prepared: Prepared, logits: Sequence[torch.Tensor], probabilities: bool) -> torch.Tensor:
+    """Return (M, C) float32 per voxel: class probabilities, or any numbers of the same order when none are wanted."""
+    if len(logits) == 1:
+        alone = logits[0].float()
+        return alone.softmax(dim=1) if probabilities else alone
+    votes = torch.zeros(prepared.voxels, logits[0].shape[1], device=logits[0].device)
+    weights = torch.zeros(prepared.voxels, 1, device=votes.device)
+    for tile, part in zip(prepared.tiles, logits, strict=True):
+        weight = tile.cells.weight.unsqueeze(1)
+        # The rows of one tile are distinct, so the order of these sums is fixed on every device.
+        votes.index_add_(0, tile.cells.rows, part.float().softmax(dim=1) * weight)
+        weights.index_add_(0, tile.cells.rows, weight)
+    return votes / weights
+
+
+def _spread(values: torch.Tensor, prepared: Prepared, ignored: int) -> NDArray[Any]:
+    """Return the voxels' values at the points; `ignored` at invalid points."""
+    found: NDArray[Any] = values.index_select(0, prepared.inverse).cpu().numpy()
+    if prepared.valid is None:
+        return found
+    all_points = np.full((prepared.points, *found.shape[1:]), ignored, dtype=found.dtype)
+    all_points[prepared.valid] = found
+    return all_points
