@@ -61,6 +61,13 @@ class UnknownFormat(ServiceError):
     title = "The format is unknown"
 
 
+class NotAcceptable(ServiceError):
+    """The client accepts none of the answers that the service can give."""
+
+    code = "not-acceptable"
+    title = "No acceptable form of answer"
+
+
 class UnusableCloud(ServiceError):
     """The file reads well but the cloud cannot be labelled: no valid points, a missing input of the model."""
 
@@ -117,6 +124,7 @@ ERRORS: tuple[type[ServiceError], ...] = (
     UnknownModel,
     TooLarge,
     UnknownFormat,
+    NotAcceptable,
     UnusableCloud,
     ReaderFailed,
     NotReady,

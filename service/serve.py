@@ -1,0 +1,114 @@
+"""`pointserve serve`: the parent of the engine and of gunicorn. It starts both, restarts the engine, and ends both."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import structlog
+
+from service.logs import configure
+from service.settings import Settings, environment
+
+RESTART_S = (0.0, 1.0, 5.0, 15.0)
+STEADY_S = 60.0
+GUNICORN_CONF = Path(__file__).parent / "web" / "gunicorn_conf.py"
+log = structlog.get_logger()
+
+
+class _Ended(BaseException):
+    """A signal asks the service to end."""
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise _Ended
+
+
+def check_address(settings: Settings) -> str | None:
+    """Return why the service cannot listen at its address, in a sentence, or None when it can."""
+    family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.address, settings.port))
+        except OSError as error:
+            return (
+                f"cannot listen on {settings.address}:{settings.port} ({error.strerror}); "
+                "another program may use the port: choose one with --port"
+            )
+    return None
+
+
+def _stop(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class _Service:
+    """The two child processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine = self._start_engine()
+        command = [sys.executable, "-m", "gunicorn", "-c", str(GUNICORN_CONF), "service.wsgi:app"]
+        self._web = subprocess.Popen(command, env=environment(settings))
+
+    def _start_engine(self) -> subprocess.Popen[bytes]:
+        self._engine_started = time.monotonic()
+        return subprocess.Popen([sys.executable, "-m", "service.engine.server"], env=environment(self._settings))
+
+    def watch(self) -> int:
+        """Replace the engine whenever it ends; return when the web server does."""
+        failures = 0
+        while self._web.poll() is None:
+            if self._engine.poll() is not None:
+                log.error("engine ended", status=self._engine.returncode)
+                steady = time.monotonic() - self._engine_started > STEADY_S
+                failures = 0 if steady else min(failures + 1, len(RESTART_S) - 1)
+                time.sleep(RESTART_S[failures])
+                self._engine = self._start_engine()
+            time.sleep(0.2)
+        log.error("web server ended", status=self._web.returncode)
+        return 1
+
+    def stop(self) -> None:
+        """End the web first: it finishes its requests, and for that it needs the engine."""
+        _stop(self._web, self._settings.deadline_s + 10)
+        _stop(self._engine, 10)
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until SIGTERM or SIGINT ends it, or the web server dies.
+
+    Args:
+        settings: what the children get as their environment.
+
+    Returns:
+        Exit status: 0 after a signal, 1 when the service cannot run.
+    """
+    configure("parent", settings.log_level)
+    reason = check_address(settings)
+    if reason is not None:
+        print(f"pointserve: {reason}", file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    service = _Service(settings)
+    try:
+        log.info("serving", address=settings.address, port=settings.port, models=settings.models)
+        return service.watch()
+    except _Ended:
+        return 0
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        service.stop()

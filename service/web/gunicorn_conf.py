@@ -1,0 +1,36 @@
+"""Gunicorn's settings. Its processes hold no model and touch no device: the engine does that."""
+
+import os
+import signal
+import threading
+import time
+
+from service.settings import settings
+
+_chosen = settings()
+
+bind = f"{_chosen.address}:{_chosen.port}"
+workers = _chosen.web_workers
+worker_class = "gthread"
+threads = _chosen.web_threads
+timeout = 60  # a heartbeat of the worker process, no limit on requests: these have their deadline
+graceful_timeout = int(_chosen.deadline_s) + 5
+keepalive = 5
+backlog = 512
+control_socket_disable = True  # it would be made in the home folder, which a container may have read-only
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+accesslog = None  # the application logs each request as JSON
+loglevel = "warning"
+proc_name = "pointserve-web"
+
+
+def when_ready(server) -> None:  # type: ignore[no-untyped-def]
+    """End gunicorn when the parent that started it is gone, however that ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

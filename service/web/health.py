@@ -1,0 +1,44 @@
+"""GET /health: can the service answer now, and if not, why."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask.typing import ResponseReturnValue
+
+from flask import current_app, request
+from service import __version__
+from service.engine.client import EngineClient
+from service.errors import ServiceError
+from service.web.schemas import HealthAnswer
+
+blueprint = APIBlueprint("health", __name__, tag="Health")
+
+
+@blueprint.get("/health")
+@blueprint.output(HealthAnswer)
+@blueprint.doc(summary="Readiness", operation_id="health", responses={503: "Loading, or failed; the reason says why."})
+def health() -> ResponseReturnValue:
+    """Return 200 when the service is ready, 503 with the reason when it is not; `?verbose` tells more."""
+    engine: EngineClient = current_app.extensions["engine"]
+    try:
+        status = engine.status()
+    except ServiceError as error:
+        status = {"state": "failed", "reason": error.detail, "models": [], "device": {}, "queue": {}}
+    answer: dict[str, Any] = {
+        "status": status["state"],
+        "reason": status["reason"],
+        "version": __version__,
+        "models": [card["name"] for card in status["models"]],
+        "device": status["device"],
+        "queue": status["queue"],
+    }
+    if "verbose" in request.args:
+        answer["environment"] = {"python": platform.python_version(), "platform": platform.platform()}
+        answer["processes"] = {
+            name: status.get(name) for name in ("engine_pid", "worker_pid", "worker_starts", "readers")
+        }
+    ready = status["state"] == "ready"
+    return answer, (200 if ready else 503), ({} if ready else {"Retry-After": "2"})

@@ -1,0 +1,69 @@
+"""What APIFlask cannot see of the API: bodies and answers that are files, and the problem documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.formats import FORMATS
+from service.web.problems import MEDIA_TYPE
+from service.web.schemas import Problem, SegmentAnswer
+from service.wire.outputs import WRITABLE
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_PROBLEMS = {
+    "400": "The request or the file is malformed.",
+    "404": "There is no such model.",
+    "406": "The Accept header allows no answer that there is.",
+    "413": "The body or the cloud is too large.",
+    "415": "The format is unknown.",
+    "422": "The cloud cannot be labelled; the detail says which point or field is at fault.",
+    "503": "Not ready, or too busy: try again after Retry-After seconds.",
+    "504": "The deadline passed.",
+}
+_POINTS = {
+    "type": "object",
+    "required": ["points"],
+    "properties": {
+        "points": {"type": "array", "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}},
+        "colors": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+        "normals": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+        "intensity": {"type": "array", "items": {"type": "number"}},
+    },
+    "example": {"points": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.01], [0.01, 0.0, 0.0]]},
+}
+
+
+def complete(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description with bodies, file answers and problems added."""
+    schemas = spec.setdefault("components", {}).setdefault("schemas", {})
+    for model in (SegmentAnswer, Problem):
+        described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(described.pop("$defs", {}))
+        schemas[model.__name__] = described
+    _complete_segment(spec["paths"]["/v1/segment"]["post"])
+    for path in spec["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status.startswith(("4", "5")) and "HealthAnswer" not in str(operation["responses"].get("200")):
+                    response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return spec
+
+
+def _complete_segment(operation: dict[str, Any]) -> None:
+    files = {media_type: _BINARY for known in FORMATS for media_type in known.media_types[:1]}
+    form = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/octet-stream": _BINARY,
+            "multipart/form-data": {"schema": form},
+            **files,
+            "application/json": {"schema": _POINTS},
+        },
+    }
+    answers = {"application/json": {"schema": {"$ref": "#/components/schemas/SegmentAnswer"}}}
+    answers |= {known.media_types[0]: _BINARY for known in WRITABLE}
+    operation["responses"] = {
+        "200": {"description": "The labels.", "content": answers},
+        **{status: {"description": text} for status, text in _PROBLEMS.items()},
+    }

@@ -1,0 +1,90 @@
+"""Errors as HTTP: the one place where an error gets a status. RFC 9457, application/problem+json."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from apiflask import APIFlask
+from apiflask.exceptions import HTTPError
+from werkzeug.exceptions import HTTPException
+
+from flask import Response, g
+from service import errors
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[type[errors.ServiceError], int] = {
+    errors.MalformedRequest: 400,
+    errors.MalformedFile: 400,
+    errors.UnknownModel: 404,
+    errors.NotAcceptable: 406,
+    errors.TooLarge: 413,
+    errors.UnknownFormat: 415,
+    errors.UnusableCloud: 422,
+    errors.ReaderFailed: 422,
+    errors.Cancelled: 499,
+    errors.InternalError: 500,
+    errors.NotReady: 503,
+    errors.Overloaded: 503,
+    errors.WorkerLost: 503,
+    errors.DeadlineExceeded: 504,
+}
+log = structlog.get_logger()
+
+
+def problem(status: int, code: str, title: str, detail: str, retry_after_s: float | None = None) -> Response:
+    """Return a problem document.
+
+    Args:
+        status: HTTP status.
+        code: end of the problem's type.
+        title, detail: the kind of problem, and this one, in a sentence.
+        retry_after_s: seconds after which to try again.
+    """
+    request_id = g.get("request_id", "")
+    body: dict[str, Any] = {
+        "type": f"urn:pointserve:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "error": detail,
+        "request_id": request_id,
+    }
+    response = Response(orjson.dumps(body), status, mimetype=MEDIA_TYPE)
+    if retry_after_s is not None or status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1)))
+    return response
+
+
+def _service_error(error: errors.ServiceError) -> Response:
+    return problem(STATUS[type(error)], error.code, error.title, error.detail, error.retry_after_s)
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
+    response = problem(status, f"http-{status}", title, error.description or title)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(getattr(error, "valid_methods", None) or [])
+    return response
+
+
+def _validation_error(error: HTTPError) -> Response:
+    return problem(error.status_code, f"http-{error.status_code}", "Error", error.message or "")
+
+
+def _unexpected(error: Exception) -> Response:
+    log.exception("request failed")
+    failure = errors.InternalError("the service failed on this request; its log knows more under the request id")
+    return _service_error(failure)
+
+
+def install(app: APIFlask) -> None:
+    """Make every error of the app a problem document."""
+    app.register_error_handler(errors.ServiceError, _service_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPError, _validation_error)
+    app.register_error_handler(Exception, _unexpected)

@@ -1,0 +1,132 @@
+"""Options and answers of the API, as pydantic models: what is checked and what the OpenAPI page shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from service.errors import MalformedRequest
+from service.formats import FORMATS
+from service.formats.format import Options
+from service.wire.outputs import WORDS
+
+
+def _flag(value: object) -> object:
+    # `?scores` alone means yes, as people write it.
+    return "true" if value == "" else value
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+
+class SegmentQuery(BaseModel):
+    """Options of a segmentation, in the query or as fields of the form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="Name of the model; the first one served when absent.")
+    format: str | None = Field(None, description="Format of the file: " + ", ".join(f.name for f in FORMATS) + ".")
+    filename: str | None = Field(None, description="Name of the file, to recognise its format by.", max_length=255)
+    output: str | None = Field(None, description="Form of the answer: " + ", ".join(WORDS) + ".")
+    scores: Flag = Field(False, description="Also return each point's class probabilities, or in files its confidence.")
+    columns: str | None = Field(
+        None, description="Columns of a text file, separated by commas: x,y,z,red,green,blue,intensity,nx,ny,nz,..."
+    )
+    separator: str | None = Field(None, description="Separator of a text file.", max_length=8)
+    skip_rows: int | None = Field(None, ge=0, le=1_000_000, description="Lines before a text file's data.")
+
+    def file_options(self, max_points: int) -> Options:
+        """Return what these options say of the file."""
+        columns = tuple(name.strip() for name in self.columns.split(",")) if self.columns else None
+        return Options(max_points=max_points, columns=columns, separator=self.separator, skip_rows=self.skip_rows)
+
+
+def parse_query(values: dict[str, Any]) -> SegmentQuery:
+    """Return the options.
+
+    Raises:
+        MalformedRequest: an option is unknown or has no such value; the sentence names it.
+    """
+    try:
+        return SegmentQuery.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(SegmentQuery.model_fields)
+            raise MalformedRequest(f"option {name!r} is unknown; there are: {known}") from None
+        raise MalformedRequest(f"option {name!r}: {first['msg']}") from None
+
+
+class ClassAnswer(BaseModel):
+    """One class, and how many points it has."""
+
+    id: int
+    name: str
+    color: str = Field(description="#rrggbb")
+    count: int
+
+
+class SegmentAnswer(BaseModel):
+    """The JSON answer of a segmentation."""
+
+    model: str
+    classes: list[ClassAnswer]
+    ignored: int = Field(description="How many points have the label -1.")
+    labels: list[int] = Field(description="One class id for each point of the input, in its order; -1: ignored.")
+    scores: list[list[float]] | None = Field(None, description="Class probabilities of each point, when asked for.")
+    warnings: list[str]
+    timing_ms: dict[str, float]
+    request_id: str
+
+
+class Problem(BaseModel):
+    """An error, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str
+    request_id: str
+
+
+class CardClass(BaseModel):
+    """One class of a model."""
+
+    id: int
+    name: str
+    color: str
+
+
+class CardAnswer(BaseModel):
+    """What there is to know of a model."""
+
+    name: str
+    title: str
+    family: str
+    classes: list[CardClass]
+    inputs: list[str]
+    grid_size: float = Field(description="Edge of a voxel in metres.")
+    parameters: int
+    source: str
+    about: dict[str, Any]
+    default: bool
+
+
+class ModelsAnswer(BaseModel):
+    """The models that are served."""
+
+    models: list[CardAnswer]
+
+
+class HealthAnswer(BaseModel):
+    """Whether the service can answer now."""
+
+    status: str = Field(description="ready, loading or failed")
+    reason: str
+    version: str
+    models: list[str]
+    device: dict[str, Any]
+    queue: dict[str, int]

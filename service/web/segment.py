@@ -1,0 +1,114 @@
+"""POST /v1/segment: a point cloud in, a label for each of its points out."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import structlog
+from apiflask import APIBlueprint
+from flask.typing import ResponseReturnValue
+
+from flask import Response, current_app, g, request, send_file
+from service import formats
+from service.engine.client import EngineClient
+from service.errors import NotReady, UnknownModel
+from service.formats.format import Format
+from service.settings import Settings
+from service.values import Segmentation
+from service.web.body import receive
+from service.web.schemas import SegmentQuery, parse_query
+from service.web.stopwatch import Stopwatch
+from service.wire import json_v1, outputs
+
+blueprint = APIBlueprint("segment", __name__, tag="Segmentation")
+log = structlog.get_logger()
+
+
+@blueprint.post("/v1/segment")
+@blueprint.input(SegmentQuery, location="query", validation=False)
+@blueprint.doc(summary="Label a point cloud", operation_id="segment")
+def segment(query_data: dict[str, Any]) -> ResponseReturnValue:
+    """Label each point of a cloud.
+
+    The body is the file as it is, a multipart form with the file in the part `file`, or JSON with `points`.
+    """
+    settings: Settings = current_app.extensions["settings"]
+    engine: EngineClient = current_app.extensions["engine"]
+    watch = Stopwatch()
+    deadline = time.monotonic() + settings.deadline_s
+    with receive(request, settings.max_body_bytes, deadline) as upload:
+        watch.lap("receive")
+        query = parse_query({**upload.options, **request.args.to_dict()})
+        source = formats.recognise(
+            upload.head,
+            declared=query.format,
+            media_type=upload.media_type,
+            filename=query.filename or upload.filename,
+        )
+        target = outputs.choose(query.output, [media_type for media_type, _ in request.accept_mimetypes], source)
+        model = choose_model(engine, query.model)
+        options = query.file_options(settings.max_points)
+        with engine.read(upload.descriptor, source, options, deadline, g.request_id) as cloud:
+            watch.lap("read")
+            segmentation = engine.segment(cloud, model, deadline, scores=query.scores, request_id=g.request_id)
+            watch.within("segment", segmentation.timing_ms)
+        structlog.contextvars.bind_contextvars(points=len(segmentation.label), format=source.name, model=model)
+        if target is None:
+            return _json_answer(segmentation, watch)
+        written = engine.write(upload.descriptor, source, target, segmentation, options, deadline, g.request_id)
+        watch.lap("write")
+        return _file_answer(written, target, query.filename or upload.filename, segmentation, watch)
+
+
+def choose_model(engine: EngineClient, wanted: str | None) -> str:
+    """Return the name of the model to use.
+
+    Raises:
+        UnknownModel: it is not served.
+        NotReady: no model is loaded yet.
+    """
+    status = engine.status()
+    names = [card["name"] for card in status["models"]]
+    if not names:
+        raise NotReady(status["reason"], retry_after_s=5)
+    if wanted is not None and wanted not in names:
+        raise UnknownModel(f"there is no model {wanted!r}; there are: {', '.join(names)}")
+    return wanted or names[0]
+
+
+def _json_answer(segmentation: Segmentation, watch: Stopwatch) -> Response:
+    body = json_v1.encode(segmentation, watch.read(), g.request_id)
+    response = Response(body, mimetype="application/json")
+    response.headers["Server-Timing"] = watch.header()
+    return response
+
+
+def _file_answer(
+    descriptor: int, target: Format, filename: str | None, segmentation: Segmentation, watch: Stopwatch
+) -> Response:
+    size = os.fstat(descriptor).st_size
+    file = os.fdopen(descriptor, "rb")
+    file.seek(0)
+    response = send_file(
+        file, mimetype=target.media_types[0], as_attachment=True, download_name=labelled_name(filename, target)
+    )
+    response.content_length = size
+    response.headers["Server-Timing"] = watch.header()
+    for warning in segmentation.warnings:
+        response.headers.add("X-Warning", warning.encode("ascii", "replace").decode())
+    return response
+
+
+def labelled_name(filename: str | None, target: Format) -> str:
+    """Return the name of the labelled file: `scan.ply` becomes `scan_labelled.las`."""
+    stem = (filename or "cloud").replace("\\", "/").rsplit("/", 1)[-1]
+    for suffix in sorted({suffix for known in formats.FORMATS for suffix in known.suffixes}, key=len, reverse=True):
+        if stem.lower().endswith(suffix):
+            stem = stem[: -len(suffix)]
+            break
+    stem = "".join(c for c in stem if c.isprintable() and c not in '"\\/')[:100].strip(". ") or "cloud"
+    return f"{stem}_labelled{target.suffixes[0]}"
+
+
