@@ -18,6 +18,7 @@ class Voxels:
         color: (m, 3) float32 in 0..255, or None.
         normal: (m, 3) float32, or None.
         intensity: (m,) float32 in 0..1, or None.
+        ground: z of the plane that the cloud stands on, where the recipe asks for it.
     """
 
     coord: torch.Tensor
@@ -25,6 +26,7 @@ class Voxels:
     color: torch.Tensor | None = None
     normal: torch.Tensor | None = None
     intensity: torch.Tensor | None = None
+    ground: float = 0.0
 
     def __len__(self) -> int:
         return len(self.coord)
@@ -32,9 +34,8 @@ class Voxels:
     def rows(self, rows: torch.Tensor) -> Voxels:
         """Return some of the voxels."""
         parts = (self.color, self.normal, self.intensity)
-        return Voxels(
-            self.coord[rows], self.grid_coord[rows], *(None if part is None else part[rows] for part in parts)
-        )
+        kept = (None if part is None else part[rows] for part in parts)
+        return Voxels(self.coord[rows], self.grid_coord[rows], *kept, ground=self.ground)
 
 
 def centre(coord: torch.Tensor, where: str) -> torch.Tensor:
@@ -56,6 +57,8 @@ def _residual(voxels: Voxels, coord: torch.Tensor, grid_size: float) -> torch.Te
     return ((voxels.coord - middle) / grid_size).float()
 
 
+_RELIEF_M = 0.05
+
 _BUILDERS: Mapping[str, Callable[[Voxels, torch.Tensor, float], torch.Tensor]] = {
     # Metres from the tile's centre.
     "coord": lambda voxels, coord, size: coord,
@@ -71,6 +74,10 @@ _BUILDERS: Mapping[str, Callable[[Voxels, torch.Tensor, float], torch.Tensor]] =
     "ones": lambda voxels, coord, size: coord.new_ones(len(coord), 1),
     # Where in its cell the voxel's representative lies: -0.5..0.5 of the cell's edge.
     "residual": _residual,
+    # Metres above the plane that the cloud stands on.
+    "elevation": lambda voxels, coord, size: (voxels.coord[:, 2:] - voxels.ground).float(),
+    # The same, large for the first centimetres: -1..1.
+    "relief": lambda voxels, coord, size: torch.tanh((voxels.coord[:, 2:] - voxels.ground) / _RELIEF_M).float(),
 }
 
 

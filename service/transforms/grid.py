@@ -39,19 +39,20 @@ class Grid:
         return torch.cumsum(self.count, dim=0) - self.count
 
 
-def sample(coord: torch.Tensor, grid_size: float) -> Grid:
-    """Sort points into the cells of a grid that begins at their minimum.
+def sample(coord: torch.Tensor, grid_size: float, low: torch.Tensor | None = None) -> Grid:
+    """Sort points into the cells of a grid.
 
     Args:
         coord: (n, 3) float32 or float64, finite, n >= 1, in the unit of `grid_size`.
         grid_size: edge of a cell.
+        low: (3,) where the grid begins, not above any point; None: at their minimum.
 
     Raises:
         ValueError: the cloud spans more than MAX_CELLS cells along an axis, or has no point.
     """
     if len(coord) == 0:
         raise ValueError("A cloud without points has no cells.")
-    low = coord.amin(dim=0)
+    low = coord.amin(dim=0) if low is None else low
     span = ((coord.amax(dim=0) - low) / grid_size).tolist()
     if not max(span) < MAX_CELLS - 1:
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
-from service.transforms import features, grid, normals, scale, tiles
+from service.transforms import features, grid, normals, scale, support, tiles
 from service.transforms.recipe import Recipe
 from service.values import PointCloud
 
@@ -79,14 +79,29 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
         warnings.append(warning)
     # Far from zero float32 holds only centimetres: the origin is removed while there are 64 bits.
     coord = coord - coord.amin(dim=0)
+    ground = 0.0
+    if recipe.level:
+        coord, ground = _level(coord, recipe.grid_size)
     try:
-        cells = grid.sample(coord, recipe.grid_size)
+        cells = grid.sample(coord, recipe.grid_size, torch.zeros_like(coord[0]))
     except ValueError as error:
         raise UnusableCloud(f"{error} Are the coordinates in metres, and is there no stray point?") from error
-    voxels = _reduce(cloud, coord, cells, kept, recipe, warnings)
+    voxels = _reduce(cloud, coord, cells, kept, recipe, warnings, ground)
     parts = tiles.split(cells.grid_coord, recipe.max_voxels, recipe.overlap)
     made = tuple(_tile(voxels, part, len(parts) == 1, recipe) for part in parts)
     return Prepared(made, len(cloud), kept, cells.inverse, len(cells), tuple(warnings))
+
+
+def _level(coord: torch.Tensor, grid_size: float) -> tuple[torch.Tensor, float]:
+    """Return the cloud laid level, from its lowest corner on, and the height of its support plane there.
+
+    The corner is lowered by less than a cell, so that the plane runs through the middle of a layer of cells: its noise
+    then seldom leaves the layer.
+    """
+    coord = support.level(coord, support.find(coord))
+    low = coord.amin(dim=0)
+    low[2] = (torch.floor(low[2] / grid_size + 0.5) - 0.5) * grid_size
+    return coord - low, -float(low[2])
 
 
 def _require(cloud: PointCloud, recipe: Recipe) -> None:
@@ -111,6 +126,7 @@ def _reduce(
     kept: NDArray[np.bool_] | None,
     recipe: Recipe,
     warnings: list[str],
+    ground: float,
 ) -> features.Voxels:
     """Return one representative for each voxel, with what the recipe's features need of it."""
     wanted = set(recipe.features)
@@ -140,7 +156,7 @@ def _reduce(
     if "intensity" in wanted and cloud.intensity is not None:
         values = finite(_tensor(cloud.intensity, kept, device).unsqueeze(1), "intensity")
         intensity = represent(values / _full_scale(values)).squeeze(1)
-    return features.Voxels(middle, cells.grid_coord, color, normal, intensity)
+    return features.Voxels(middle, cells.grid_coord, color, normal, intensity, ground)
 
 
 def _full_scale(intensity: torch.Tensor) -> float:

@@ -15,6 +15,8 @@ FEATURES: Mapping[str, int] = {
     "height": 1,
     "ones": 1,
     "residual": 3,
+    "elevation": 1,
+    "relief": 1,
 }
 """Name and width of each feature that `features.build` can make; what each is stands there."""
 
@@ -37,6 +39,8 @@ class Recipe:
         align: tiles begin at multiples of this many voxels, so that a network that halves its grid log2(align) times
             sees the same windows in a tile as in the whole.
         max_extent_m: a cloud that extends further is taken to be in millimetres; None: never.
+        level: turn the cloud until the plane it stands on is level (see `support`), and make that plane the middle of
+            a layer of cells: for models whose clouds come in any frame.
     """
 
     grid_size: float
@@ -47,6 +51,7 @@ class Recipe:
     overlap: int = 32
     align: int = 32
     max_extent_m: float | None = None
+    level: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.
@@ -64,6 +69,8 @@ class Recipe:
         for name in ("grid_size", "max_voxels", "align"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"The recipe's {name} is {getattr(self, name)}; it must be positive.")
+        if not self.level and {"elevation", "relief"} & set(self.features):
+            raise ValueError("The recipe's features elevation and relief need its `level` to be true.")
         if self.overlap < 0:
             raise ValueError(f"The recipe's overlap is {self.overlap}; it must not be negative.")
         if self.max_extent_m is not None and not self.max_extent_m > 0:
