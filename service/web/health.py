@@ -12,7 +12,7 @@ from flask import current_app, request
 from service import __version__
 from service.engine.client import EngineClient
 from service.errors import ServiceError
-from service.web.schemas import HealthAnswer
+from service.web.schemas import HealthAnswer, VerboseHealthAnswer
 
 blueprint = APIBlueprint("health", __name__, tag="Health")
 
@@ -27,7 +27,7 @@ def health() -> ResponseReturnValue:
         status = engine.status()
     except ServiceError as error:
         status = {"state": "failed", "reason": error.detail, "models": [], "device": {}, "queue": {}}
-    answer: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "status": status["state"],
         "reason": status["reason"],
         "version": __version__,
@@ -35,10 +35,12 @@ def health() -> ResponseReturnValue:
         "device": status["device"],
         "queue": status["queue"],
     }
+    answer = HealthAnswer(**shown)
     if "verbose" in request.args:
-        answer["environment"] = {"python": platform.python_version(), "platform": platform.platform()}
-        answer["processes"] = {
-            name: status.get(name) for name in ("engine_pid", "worker_pid", "worker_starts", "readers")
-        }
+        answer = VerboseHealthAnswer(
+            **shown,
+            environment={"python": platform.python_version(), "platform": platform.platform()},
+            processes={name: status.get(name) for name in ("engine_pid", "worker_pid", "worker_starts", "readers")},
+        )
     ready = status["state"] == "ready"
     return answer, (200 if ready else 503), ({} if ready else {"Retry-After": "2"})

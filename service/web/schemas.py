@@ -130,3 +130,10 @@ class HealthAnswer(BaseModel):
     models: list[str]
     device: dict[str, Any]
     queue: dict[str, int]
+
+
+class VerboseHealthAnswer(HealthAnswer):
+    """The same with `?verbose`."""
+
+    environment: dict[str, Any]
+    processes: dict[str, Any]

@@ -1,0 +1,74 @@
+"""The routes beside /v1/segment: health, models, the API's description and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tests.http.conftest import Service
+
+
+def test_health(service: Service) -> None:
+    body = service.get("/health").json()
+    assert body["status"] == "ready"
+    assert body["models"] == ["parcels"]
+    assert body["device"]["torch"]
+    assert body["queue"] == {"requests": 0, "points": 0}
+
+
+def test_health_verbose_knows_the_processes(service: Service) -> None:
+    body = service.get("/health?verbose").json()
+    assert body["processes"]["worker_pid"] != body["processes"]["engine_pid"]
+    assert body["environment"]["python"]
+
+
+def test_model_cards(service: Service) -> None:
+    (card,) = service.get("/v1/models").json()["models"]
+    assert card == service.get("/v1/models/parcels").json()
+    assert card["default"] is True
+    assert [c["name"] for c in card["classes"]] == ["background", "box"]
+    assert card["grid_size"] > 0
+    assert card["parameters"] > 0
+
+
+def test_an_unknown_model_is_a_404(service: Service) -> None:
+    answer = service.get("/v1/models/resnet")
+    assert answer.status_code == 404
+    assert "resnet" in answer.json()["detail"]
+
+
+def test_openapi_describes_what_there_is(service: Service) -> None:
+    spec = service.get("/openapi.json").json()
+    assert spec["openapi"].startswith("3.1")
+    assert {"/v1/segment", "/v1/models", "/v1/models/{name}", "/health"} <= spec["paths"].keys()
+    segment = spec["paths"]["/v1/segment"]["post"]
+    assert {"multipart/form-data", "application/json", "application/octet-stream"} <= segment["requestBody"]["content"].keys()
+    assert {"model", "format", "output", "scores"} <= {p["name"] for p in segment["parameters"]}
+    assert {"200", "400", "404", "413", "415", "422", "503", "504"} <= segment["responses"].keys()
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(spec)))
+    assert references <= spec["components"]["schemas"].keys()
+
+
+def test_the_page_of_the_api_needs_no_other_host(service: Service) -> None:
+    page = service.get("/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    for source in sources:
+        assert source.startswith("/"), source
+        assert service.get(source).status_code == 200, source
+
+
+def test_the_root_leads_to_the_page(service: Service) -> None:
+    assert service.get("/").url.endswith("/docs")
+
+
+def test_the_log_is_json_and_knows_the_request(service: Service) -> None:
+    service.get("/health", headers={"X-Request-ID": "find-me"})
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("request_id") == "find-me"]
+    assert (line["path"], line["status"], line["process"]) == ("/health", 200, "web")
+
+
+def test_a_hostile_request_id_is_replaced(service: Service) -> None:
+    answer = service.get("/health", headers={"X-Request-ID": "a b<script>"})
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
