@@ -20,6 +20,7 @@ from service.errors import DeadlineExceeded, MalformedRequest, TooLarge, Unknown
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096
 DRAIN_S = 60.0
+SEND_S = 300.0
 MAX_FORM_BYTES = 64 << 10
 FILE_FIELD = "file"
 
@@ -84,7 +85,7 @@ def receive(request: Request, max_bytes: int, deadline: float) -> Upload:
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise UnknownFormat(f"Content-Encoding {encoding}: send the file as it is")
-    _bound_waiting(request, deadline)
+    _bound_waiting(request, deadline - time.monotonic())
     try:
         if (request.content_length or 0) > max_bytes:
             raise RequestEntityTooLarge
@@ -94,10 +95,13 @@ def receive(request: Request, max_bytes: int, deadline: float) -> Upload:
     except RequestEntityTooLarge:
         _drain(request, max_bytes)
         raise TooLarge(f"the body is larger than {max_bytes} bytes") from None
-    except ClientDisconnected as error:
+    except (ClientDisconnected, TimeoutError) as error:
+        # A socket that waits too long is a disconnected client to werkzeug.
+        if time.monotonic() >= deadline - 0.1:
+            raise DeadlineExceeded("the body did not arrive within the request's deadline") from error
         raise MalformedRequest("the body ended before its Content-Length was reached") from error
-    except TimeoutError as error:
-        raise DeadlineExceeded("the body did not arrive within the request's deadline") from error
+    finally:
+        _bound_waiting(request, SEND_S)
 
 
 def _receive_raw(request: Request, max_bytes: int, deadline: float) -> Upload:
@@ -142,11 +146,11 @@ def _disposition_name(header: str | None) -> str | None:
     return parse_options_header(header)[1].get("filename") if header else None
 
 
-def _bound_waiting(request: Request, deadline: float) -> None:
-    """A client that stops in the middle of its body must not hold a thread for ever."""
+def _bound_waiting(request: Request, seconds: float) -> None:
+    """A client that stops in the middle of its body, or of the answer, must not hold a thread for ever."""
     connection = request.environ.get("gunicorn.socket")
     if isinstance(connection, socket.socket):
-        connection.settimeout(max(1.0, deadline - time.monotonic()))
+        connection.settimeout(max(0.1, seconds))
 
 
 def _drain(request: Request, max_bytes: int) -> None:

@@ -165,13 +165,9 @@ def test_a_busy_port_is_one_sentence(start_service: StartService, tmp_path: Path
 
 def test_clients_that_vanish_leave_nothing(service: Service) -> None:
     engine = psutil.Process(service.processes()["engine_pid"])
-    host, port = service.url.removeprefix("http://").split(":")
 
     def vanish() -> None:
-        with socket.create_connection((host, int(port))) as connection:
-            body = clouds.as_npz(SCENE)
-            head = f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            connection.sendall(head + body[: len(body) // 2])
+        with half_sent(service) as connection:
             linger = struct.pack("ii", 1, 0)  # a reset, not an orderly end
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
@@ -184,6 +180,34 @@ def test_clients_that_vanish_leave_nothing(service: Service) -> None:
         thread.join()
     assert service.post("/v1/segment", clouds.as_npz(SCENE)).status_code == 200
     wait_until(lambda: engine.num_fds() <= before + 8, 10)
+
+
+def half_sent(service: Service) -> socket.socket:
+    """Return a connection on which half of a request's body was sent."""
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    body = clouds.as_npz(SCENE)
+    head = f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    connection.sendall(head + body[: len(body) // 2])
+    return connection
+
+
+def test_a_body_that_stops_ends_at_the_deadline(start_service: StartService) -> None:
+    service = start_service(DEADLINE_S="2")
+    wait_ready(service)
+    with half_sent(service) as connection:
+        started = time.monotonic()
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 504"), answer[:200]
+    assert time.monotonic() - started < 5
+
+
+def test_a_body_that_ends_early_is_a_400(service: Service) -> None:
+    with half_sent(service) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
+    assert b"ended before" in answer
 
 
 def _answers(service: Service) -> bool:
