@@ -60,11 +60,13 @@ class _Service:
         self._settings = settings
         self._engine = self._start_engine()
         command = [sys.executable, "-m", "gunicorn", "-c", str(GUNICORN_CONF), "service.wsgi:app"]
-        self._web = subprocess.Popen(command, env=environment(settings))
+        self._web = subprocess.Popen(command, env=environment(settings), start_new_session=True)
 
     def _start_engine(self) -> subprocess.Popen[bytes]:
         self._engine_started = time.monotonic()
-        return subprocess.Popen([sys.executable, "-m", "service.engine.server"], env=environment(self._settings))
+        command = [sys.executable, "-m", "service.engine.server"]
+        # A session of its own: a terminal's Ctrl-C reaches the parent alone, which ends the others in order.
+        return subprocess.Popen(command, env=environment(self._settings), start_new_session=True)
 
     def watch(self) -> int:
         """Replace the engine whenever it ends; return when the web server does."""

@@ -29,7 +29,10 @@ def running(settings: Settings, start_s: float = 300.0) -> Iterator[EngineClient
     with tempfile.TemporaryDirectory(prefix="pointserve-") as folder:
         own = settings.model_copy(update={"state_dir": Path(folder)})
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.engine.server"], stdin=subprocess.DEVNULL, env=environment(own)
+            [sys.executable, "-m", "service.engine.server"],
+            stdin=subprocess.DEVNULL,
+            env=environment(own),
+            start_new_session=True,  # Ctrl-C is for the program that started the engine, which then ends it
         )
         try:
             client = EngineClient(own.socket_path)

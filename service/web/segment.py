@@ -96,6 +96,7 @@ def _file_answer(
     )
     response.content_length = size
     response.headers["Server-Timing"] = watch.header()
+    response.headers["X-Points"] = str(len(segmentation.label))
     for warning in segmentation.warnings:
         response.headers.add("X-Warning", warning.encode("ascii", "replace").decode())
     return response
