@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from service.errors import InternalError, UnknownFormat
-from service.formats import pcd, ply
+from service.formats import las, pcd, ply
 from service.formats.format import Format, Options
 from service.formats.recognition import recognise_among
 from service.values import PointCloud, Segmentation
 
 __all__ = ["FORMATS", "Format", "Options", "annotate", "by_name", "read", "recognise", "write"]
 
-FORMATS: tuple[Format, ...] = (ply.FORMAT, pcd.FORMAT)
+FORMATS: tuple[Format, ...] = (ply.FORMAT, las.LAS, las.LAZ, pcd.FORMAT)
 
 
 def by_name(word: str) -> Format:

@@ -25,7 +25,12 @@ COLOR = (
     ("diffuse_red", "diffuse_green", "diffuse_blue"),
     ("color_r", "color_g", "color_b"),
 )
-NORMAL = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"), ("n_x", "n_y", "n_z"))
+NORMAL = (
+    ("nx", "ny", "nz"),
+    ("normal_x", "normal_y", "normal_z"),
+    ("normalx", "normaly", "normalz"),
+    ("n_x", "n_y", "n_z"),
+)
 COORD_ARRAYS = ("coord", "coords", "xyz", "points", "point", "pos", "position", "positions", "vertices", "vertex")
 COLOR_ARRAYS = ("color", "colors", "colour", "colours", "rgb", "rgba")
 NORMAL_ARRAYS = ("normal", "normals")
@@ -208,6 +213,8 @@ def _take_coord(left: dict[str, Column], names: Mapping[str, str]) -> NDArray[np
 
 def native(values: Column) -> Column:
     """Return the values contiguous, in this machine's byte order and not tied to the file's memory."""
+    if values.flags.owndata and values.flags.c_contiguous and values.dtype.isnative:
+        return values
     return np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
 
 

@@ -302,7 +302,7 @@ def write(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> None:
         table = np.empty(min(BLOCK, len(cloud) - start), dtype=dtype)
         for i, values in enumerate(columns.values()):
             table[str(i)] = values[start : start + BLOCK]
-        out.write(memoryview(table).cast("B"))
+        out.write(table.data.cast("B"))
 
 
 def class_comments(segmentation: Segmentation) -> list[str]:
@@ -344,7 +344,7 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
             table["old"] = np.frombuffer(body, f"V{header.row_size}", len(table), start * header.row_size)
             for name, values in answers.items():
                 table[name] = values[start : start + BLOCK]
-            out.write(memoryview(table).cast("B"))
+            out.write(table.data.cast("B"))
     else:
         planes = _decompress(header, data, options)
         planes += b"".join(values.astype(values.dtype.newbyteorder("<")).tobytes() for values in answers.values())

@@ -43,10 +43,7 @@ def read(data: memoryview, options: Options) -> PointCloud:
     vertex = header.vertex
     if vertex.count == 0:
         check_count(0, options)
-    if header.kind == "ascii":
-        columns = _read_ascii(header, data, options)
-    else:
-        columns = _read_binary(header, data, options)
+    columns = _read_ascii(header, data, options) if header.kind == "ascii" else _read_binary(header, data, options)
     return assemble(columns)
 
 
@@ -184,7 +181,7 @@ def write(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> None:
         table = np.empty(min(BLOCK, len(cloud) - start), dtype=dtype)
         for i, values in enumerate(columns.values()):
             table[str(i)] = values[start : start + BLOCK]
-        out.write(memoryview(table).cast("B"))
+        out.write(table.data.cast("B"))
 
 
 def class_comments(segmentation: Segmentation) -> list[str]:
@@ -242,14 +239,14 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
                 count = min(BLOCK, run.count - first)
                 old = np.frombuffer(data, f"V{run.dtype.itemsize}", count, run.offset + first * run.dtype.itemsize)
                 part = {name: values[done : done + count] for name, values in answers.items()}
-                out.write(memoryview(_beside(old, part, header.order)).cast("B"))
+                out.write(_beside(old, part, header.order).data.cast("B"))
                 done += count
     out.write(data[end:])
 
 
 def _beside(old: Column, answers: dict[str, Column], order: str) -> Column:
     """Return rows with the answers' bytes after the old ones."""
-    fields = [(name, values.dtype.newbyteorder(order)) for name, values in answers.items()]
+    fields = [(name, np.dtype(order + values.dtype.str[1:])) for name, values in answers.items()]
     table = np.empty(len(old), dtype=np.dtype([("old", old.dtype), *fields]))
     table["old"] = old
     for name, values in answers.items():
