@@ -116,6 +116,8 @@ def _receive_raw(request: Request, max_bytes: int, deadline: float) -> Upload:
             if time.monotonic() > deadline:
                 raise TimeoutError
             _write_all(descriptor, chunk)
+        if size < (request.content_length or 0):
+            raise ClientDisconnected  # gunicorn ends the stream quietly
     except BaseException:
         os.close(descriptor)
         raise
@@ -126,7 +128,10 @@ def _receive_raw(request: Request, max_bytes: int, deadline: float) -> Upload:
 def _receive_form(request: Request, max_bytes: int) -> Upload:
     request.max_content_length = max_bytes
     request.max_form_memory_size = MAX_FORM_BYTES
+    request.environ["wsgi.input"] = whole = _Counted(request.environ["wsgi.input"])
     file = request.files.get(FILE_FIELD)
+    if whole.count < (request.content_length or 0):
+        raise ClientDisconnected
     if file is None:
         names = ", ".join([*request.files, *request.form]) or "none"
         raise MalformedRequest(f"the form has no file part named {FILE_FIELD!r}; its parts: {names}")
@@ -134,6 +139,24 @@ def _receive_form(request: Request, max_bytes: int) -> Upload:
         descriptor = os.dup(stream.fileno())
     size = os.fstat(descriptor).st_size
     return Upload(descriptor, size, file.filename or None, file.mimetype or None, request.form.to_dict())
+
+
+class _Counted:
+    """A stream that knows how much was read of it: of a form that is cut off, the parser makes a shorter one."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+    def readline(self, size: int = -1) -> bytes:
+        data = self._stream.readline(size)
+        self.count += len(data)
+        return data
 
 
 def _write_all(descriptor: int, chunk: bytes) -> None:

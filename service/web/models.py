@@ -11,6 +11,7 @@ from service.engine.client import EngineClient
 from service.errors import NotReady
 from service.web.schemas import CardAnswer, ModelsAnswer
 from service.web.segment import choose_model
+from service.wire.json_v1 import hex_color
 
 blueprint = APIBlueprint("models", __name__, tag="Models")
 
@@ -19,7 +20,10 @@ def _cards(engine: EngineClient) -> list[dict[str, Any]]:
     status = engine.status()
     if not status["models"]:
         raise NotReady(status["reason"], retry_after_s=5)
-    return [{**card, "default": index == 0} for index, card in enumerate(status["models"])]
+    return [
+        {**card, "classes": [{**c, "color": hex_color(c["color"])} for c in card["classes"]], "default": index == 0}
+        for index, card in enumerate(status["models"])
+    ]
 
 
 @blueprint.get("/v1/models")

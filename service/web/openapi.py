@@ -6,7 +6,7 @@ from typing import Any
 
 from service.formats import FORMATS
 from service.web.problems import MEDIA_TYPE
-from service.web.schemas import Problem, SegmentAnswer
+from service.web.schemas import Problem, SegmentAnswer, SegmentQuery
 from service.wire.outputs import WRITABLE
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -50,6 +50,11 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete_segment(operation: dict[str, Any]) -> None:
+    options = SegmentQuery.model_json_schema()["properties"]
+    operation["parameters"] = [
+        {"name": name, "in": "query", "description": schema.pop("description"), "schema": schema}
+        for name, schema in options.items()
+    ]
     files = {media_type: _BINARY for known in FORMATS for media_type in known.media_types[:1]}
     form = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
     operation["requestBody"] = {

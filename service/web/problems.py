@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 import structlog
 from apiflask import APIFlask
-from apiflask.exceptions import HTTPError
 from werkzeug.exceptions import HTTPException
 
 from flask import Response, g
@@ -72,10 +71,6 @@ def _http_error(error: HTTPException) -> Response:
     return response
 
 
-def _validation_error(error: HTTPError) -> Response:
-    return problem(error.status_code, f"http-{error.status_code}", "Error", error.message or "")
-
-
 def _unexpected(error: Exception) -> Response:
     log.exception("request failed")
     failure = errors.InternalError("the service failed on this request; its log knows more under the request id")
@@ -86,5 +81,4 @@ def install(app: APIFlask) -> None:
     """Make every error of the app a problem document."""
     app.register_error_handler(errors.ServiceError, _service_error)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(HTTPError, _validation_error)
     app.register_error_handler(Exception, _unexpected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 import structlog
 from apiflask import APIBlueprint
@@ -18,7 +17,7 @@ from service.formats.format import Format
 from service.settings import Settings
 from service.values import Segmentation
 from service.web.body import receive
-from service.web.schemas import SegmentQuery, parse_query
+from service.web.schemas import parse_query
 from service.web.stopwatch import Stopwatch
 from service.wire import json_v1, outputs
 
@@ -27,9 +26,8 @@ log = structlog.get_logger()
 
 
 @blueprint.post("/v1/segment")
-@blueprint.input(SegmentQuery, location="query", validation=False)
 @blueprint.doc(summary="Label a point cloud", operation_id="segment")
-def segment(query_data: dict[str, Any]) -> ResponseReturnValue:
+def segment() -> ResponseReturnValue:
     """Label each point of a cloud.
 
     The body is the file as it is, a multipart form with the file in the part `file`, or JSON with `points`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.client
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import requests
 
 from tests.http import clouds
 from tests.http.conftest import Service, wait_ready, wait_until
@@ -192,22 +194,29 @@ def half_sent(service: Service) -> socket.socket:
     return connection
 
 
+def answer_of(connection: socket.socket) -> tuple[int, str]:
+    """Return status and body of the answer that comes on a connection."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return answer.status, answer.read().decode()
+
+
 def test_a_body_that_stops_ends_at_the_deadline(start_service: StartService) -> None:
     service = start_service(DEADLINE_S="2")
     wait_ready(service)
     with half_sent(service) as connection:
         started = time.monotonic()
-        answer = connection.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 504"), answer[:200]
+        status, body = answer_of(connection)
+    assert status == 504, body
     assert time.monotonic() - started < 5
 
 
 def test_a_body_that_ends_early_is_a_400(service: Service) -> None:
     with half_sent(service) as connection:
         connection.shutdown(socket.SHUT_WR)
-        answer = connection.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
-    assert b"ended before" in answer
+        status, body = answer_of(connection)
+    assert status == 400, body
+    assert "ended before" in body
 
 
 def _answers(service: Service) -> bool:
@@ -225,3 +234,18 @@ def test_twenty_clients_at_once(service: Service) -> None:
         answers = list(clients.map(lambda _: service.post("/v1/segment", body), range(40)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({str(answer.json()["labels"]) for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_form_that_ends_early_is_a_400(service: Service, chunked: bool) -> None:
+    prepared = requests.Request("POST", service.url, files={"file": ("a.ply", clouds.as_ply(SCENE))}).prepare()
+    body = prepared.body[: len(prepared.body) * 2 // 3]
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(prepared.body)}"
+    head = f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: {prepared.headers['Content-Type']}\r\n{framing}\r\n\r\n"
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode() + (b"%x\r\n" % len(prepared.body) if chunked else b"") + body)
+        connection.shutdown(socket.SHUT_WR)
+        status, body = answer_of(connection)
+    assert status == 400, body
+    assert "ended before" in body
