@@ -37,8 +37,8 @@ WEB_SEES_OF_ENGINE = {"client", "shared"}
 FLASK = {"flask", "apiflask", "werkzeug", "gunicorn"}
 TORCH = {"torch", "torchvision", "spconv", "cumm", "safetensors.torch"}
 TORCH_ROOMS = {"models", "transforms", "engine"}
-LAZY = {"laspy", "lazrs", "pypcd4", "pye57", "open3d", "spconv", "cumm", "timm", "matplotlib", "torch_geometric"}
-TESTS_ONLY = {"plyfile", "pytest", "hypothesis", "requests", "scipy"}
+LAZY = {"laspy", "lazrs", "lzf", "pypcd4", "pye57", "open3d", "spconv", "cumm", "timm", "matplotlib", "torch_geometric"}
+TESTS_ONLY = {"plyfile", "pypcd4", "pytest", "hypothesis", "requests", "scipy"}
 
 
 def room(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -102,7 +103,7 @@ class _Client:
         self._console.print(f"Labelled cloud: {labelled}\nPicture:        {picture}", markup=False)
         if not self._once:
             target = f"{self._url}/v1/segment?output=ply"
-            command = f"curl --data-binary @{_near(self._sample)} '{target}' -o labelled.ply"
+            command = f"curl --data-binary {shlex.quote(f'@{_near(self._sample)}')} '{target}' -o labelled.ply"
             self._console.print(f"\nThe service runs until Ctrl-C. Try next:\n  {command}", markup=False)
 
     def _wait(self, until: float) -> None:
