@@ -83,7 +83,7 @@ def _splat(
     # Far points first: where several points share a pixel the last one written, the nearest, stays.
     order = np.argsort(-depth, kind="stable").astype(np.int32)
     order = order[depth[order] > 0]
-    x, y = np.floor(pixel[order]).astype(np.int32).T
+    x, y = np.floor(np.clip(pixel[order], -1e6, 1e6)).astype(np.int32).T
     sorted_depth = depth[order]
     reach = _splat_edge(x, y, width, height)
 
@@ -107,17 +107,18 @@ def _splat(
 
 
 def _splat_edge(x: NDArray[np.int32], y: NDArray[np.int32], width: int, height: int) -> int:
-    """Return how many pixels wide a splat must be to close the gaps between neighbours, 1 to 13."""
+    """Return how many pixels wide a splat must be to close the gaps between neighbours, 2 to 15."""
     block = 16
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     columns = width // block + 1
     counts = np.bincount((y[inside] // block) * columns + x[inside] // block, minlength=columns * (height // block + 1))
     used = counts[counts > 0]
     if len(used) == 0:
-        return 1
+        return SUPERSAMPLING
     # Spacing in a typical occupied block; sparse fringes do not count.
     spacing = block / np.sqrt(np.percentile(used, 35))
-    return int(np.clip(np.ceil(spacing * 1.5), SUPERSAMPLING, 13))
+    # A disc covers a square lattice from 1.4 times its spacing on; the rest is for what lies aslant.
+    return int(np.clip(np.ceil(spacing * 1.9), SUPERSAMPLING, 15))
 
 
 def _disc(edge: int) -> list[tuple[int, int]]:
