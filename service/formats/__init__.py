@@ -5,20 +5,32 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from service.errors import InternalError, UnknownFormat
-from service.formats import las, pcd, ply
+from service.formats import e57, json_arrays, kitti, las, npy, npz, pcd, ply, text
 from service.formats.format import Format, Options
 from service.formats.recognition import recognise_among
 from service.values import PointCloud, Segmentation
 
 __all__ = ["FORMATS", "Format", "Options", "annotate", "by_name", "read", "recognise", "write"]
 
-FORMATS: tuple[Format, ...] = (ply.FORMAT, las.LAS, las.LAZ, pcd.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    ply.FORMAT,
+    las.LAS,
+    las.LAZ,
+    pcd.FORMAT,
+    npy.FORMAT,
+    npz.FORMAT,
+    e57.FORMAT,
+    json_arrays.FORMAT,
+    text.FORMAT,
+    kitti.FORMAT,
+)
 
 
 def by_name(word: str) -> Format:
-    """Return the format of that name ("ply"); raises UnknownFormat that lists the names."""
+    """Return the format of that name ("ply") or file-name ending ("csv"); raises UnknownFormat that lists the names."""
+    wanted = word.strip().lower().removeprefix(".")
     for format in FORMATS:
-        if format.name == word.strip().lower().lstrip("."):
+        if wanted == format.name or f".{wanted}" in format.suffixes:
             return format
     raise UnknownFormat(f"'{word[:40]}' is no format; the formats are: {', '.join(format.name for format in FORMATS)}.")
 

@@ -187,11 +187,12 @@ def _write_points(
 def _set_classification(table: NDArray[np.uint8], layout: Layout, label: Column) -> NDArray[np.uint8]:
     """Put the labels into the records' classification; return the old codes (n,)."""
     ignored = label == IGNORED
+    old: NDArray[np.uint8]
     codes = np.where(ignored, 0, label).astype(np.uint8)
     if layout.point_format < 6:
-        old = table[:, _LEGACY_CLASS_BYTE] & 31
-        flags = (table[:, _LEGACY_CLASS_BYTE] & 0xE0) | np.where(ignored, _LEGACY_WITHHELD, 0).astype(np.uint8)
-        table[:, _LEGACY_CLASS_BYTE] = flags | codes
+        old = table[:, _LEGACY_CLASS_BYTE] & np.uint8(31)
+        flags = np.where(ignored, _LEGACY_WITHHELD, 0).astype(np.uint8)
+        table[:, _LEGACY_CLASS_BYTE] = (table[:, _LEGACY_CLASS_BYTE] & 0xE0) | flags | codes
     else:
         old = table[:, _CLASS_BYTE].copy()
         table[:, _CLASS_BYTE] = codes

@@ -13,12 +13,20 @@ from numpy.typing import NDArray
 
 from service.errors import MalformedFile, UnusableCloud
 
-TYPES = {
-    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
-    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
-    **{"float": "f4", "double": "f8", "float32": "f4", "float64": "f8", "float16": "f2", "half": "f2"},
-    **{"int64": "i8", "uint64": "u8", "long": "i8", "ulong": "u8", "bool": "u1"},
+_WORDS = {
+    "i1": "char int8",
+    "u1": "uchar uint8 bool",
+    "i2": "short int16",
+    "u2": "ushort uint16",
+    "i4": "int int32",
+    "u4": "uint uint32",
+    "i8": "long int64",
+    "u8": "ulong uint64",
+    "f2": "half float16",
+    "f4": "float float32",
+    "f8": "double float64",
 }
+TYPES = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 LONGEST_HEADER = 1 << 20
 

@@ -118,13 +118,16 @@ def append_cells(
         if done == count:
             break
         taken += len(line)
-        stem = line.rstrip()
-        if stem:
-            # a file that ends without a newline gets one, as more may follow
-            out.write(stem + separator + next(cells) + (line[len(line.rstrip(b"\r\n")) :] or b"\n"))
-            done += 1
-        else:
+        stem, mark, comment = line.rstrip(b"\r\n").partition(b"#")
+        stem = stem.rstrip()
+        if not stem or stem.lstrip().startswith(b"//"):
             out.write(line)
+            continue
+        between = b"" if stem.endswith(separator) and separator.strip() else separator
+        # a file that ends without a newline gets one, as more may follow
+        ending = line[len(line.rstrip(b"\r\n")) :] or b"\n"
+        out.write(stem + between + next(cells) + (b" " + mark + comment if mark else b"") + ending)
+        done += 1
     if done < count:
         raise MalformedFile(f"The file ends after {done} of {count} points: it is truncated.")
     return taken
