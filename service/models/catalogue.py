@@ -62,7 +62,7 @@ def load(
     network.eval()
     if layers.folds:
         network.fold()
-    model = Model(network, shown, recipe, layers.name, device)
+    model = Model(network, shown, recipe, layers, device)
     model.warm_up()
     return model
 

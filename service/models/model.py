@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from service.models.batch import Batch, collate
+from service.models.layers.engine import Engine
 from service.transforms.prepare import Tile
 from service.transforms.recipe import Recipe
 from service.transforms.tiles import Cells
@@ -22,8 +23,11 @@ class Model:
         device: where it is.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard, recipe: Recipe, engine: str, device: torch.device) -> None:
-        self.card, self.recipe, self.engine, self.device = card, recipe, engine, device
+    def __init__(
+        self, network: nn.Module, card: ModelCard, recipe: Recipe, engine: Engine, device: torch.device
+    ) -> None:
+        self.card, self.recipe, self.engine, self.device = card, recipe, engine.name, device
+        self._alone = engine.alone
         # Converted, not under autocast: there spconv would meet half features and float weights, which it cannot mix.
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._network = network.eval().requires_grad_(False).to(device, self.dtype)
@@ -32,7 +36,8 @@ class Model:
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, C) float32 logits of a batch on the model's device, row for row."""
         ready = Batch(batch.coord, batch.grid_coord, batch.feat.to(self.dtype), batch.offset)
-        logits: torch.Tensor = self._network(ready)
+        with self._alone():
+            logits: torch.Tensor = self._network(ready)
         return logits.float()
 
     def warm_up(self) -> None:

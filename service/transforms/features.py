@@ -33,9 +33,10 @@ class Voxels:
 
     def rows(self, rows: torch.Tensor) -> Voxels:
         """Return some of the voxels."""
-        parts = (self.color, self.normal, self.intensity)
-        kept = (None if part is None else part[rows] for part in parts)
-        return Voxels(self.coord[rows], self.grid_coord[rows], *kept, ground=self.ground)
+        color, normal, intensity = (
+            None if part is None else part[rows] for part in (self.color, self.normal, self.intensity)
+        )
+        return Voxels(self.coord[rows], self.grid_coord[rows], color, normal, intensity, self.ground)
 
 
 def centre(coord: torch.Tensor, where: str) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -45,6 +46,9 @@ class Engine(Protocol):
             spatial_shape: extent of the grid in cells along x, y, z.
             batch_size: number of clouds.
         """
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Return the context in which a forward shall run: an engine with threads of its own stops torch's there."""
 
     def subm_conv(
         self,
@@ -103,4 +107,4 @@ def engine(name: EngineName, device: torch.device) -> Engine:
         return SpconvEngine(device)
     from service.models.layers.native import NativeEngine
 
-    return NativeEngine()
+    return NativeEngine(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +33,10 @@ class SpconvEngine:
     ) -> Any:
         """Return spconv's tensor; see `Engine.tensor`."""
         return self._library.SparseConvTensor(features, indices.contiguous(), list(spatial_shape), batch_size)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Change nothing; see `Engine.alone`."""
+        return nullcontext()
 
     def subm_conv(
         self,
