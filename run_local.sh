@@ -7,9 +7,9 @@ usage() {
 Usage: ./run_local.sh [--port N] [--model NAME] [--once]
        ./run_local.sh --setup [--tests]
 
-Sets up a virtual environment in .venv (once; about 3 GB are downloaded, it takes 6 GB of disk, and
-10 GB while it is made), starts the service on 127.0.0.1, sends it samples/parcels.ply, writes the labelled cloud and a picture of it under output/
-and keeps the service running until Ctrl-C.
+Sets up a virtual environment in .venv (once: 3 GB to download, 6 GB of disk, 10 GB while it is made),
+starts the service on 127.0.0.1, sends it samples/parcels.ply, writes the labelled cloud and a picture
+of it under output/ and keeps the service running until Ctrl-C.
 
   --port N      listen on this port (default 5001)
   --model NAME  serve this model instead of the bundled one, "parcels"
