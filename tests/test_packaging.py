@@ -53,16 +53,17 @@ def pins() -> dict[str, set[str]]:
     return found
 
 
-def imported() -> set[str]:
-    """Return the top-level names of everything that the service imports and that is not Python's own."""
+def imported(*folders: str) -> set[str]:
+    """Return the top-level names of everything that these folders import and that is not Python's own or ours."""
     names = set()
-    for path in (ROOT / "service").rglob("*.py"):
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"service"}
+    ours = {"service", "tests", "training", "benchmarks", *(path.name for path in (ROOT / "libs").glob("*"))}
+    return names - set(sys.stdlib_module_names) - ours
 
 
 def test_everything_that_is_asked_for_is_pinned() -> None:
@@ -87,10 +88,21 @@ def test_imports_and_dependencies_are_the_same() -> None:
     providers = metadata.packages_distributions()
     declared = {canonicalize_name(r.name) for r in requirements(RUN_EXTRAS)}
     always = {canonicalize_name(r.name) for r in requirements(("",))}
-    used = {canonicalize_name(name) for top in imported() for name in providers.get(top, [])}
+    used = {canonicalize_name(name) for top in imported("service") for name in providers.get(top, [])}
     transitive = {canonicalize_name(found.metadata["Name"]) for found in closure(("",))}
     assert used - declared - transitive == set(), "imported, but nothing asks for it"
     assert always - used - INDIRECT == set(), "asked for, but nothing imports it"
+
+
+def test_what_tests_and_training_import_is_asked_for() -> None:
+    providers = metadata.packages_distributions()
+    declared = {canonicalize_name(r.name) for r in requirements((*RUN_EXTRAS, "build", "test"))}
+    transitive = {canonicalize_name(found.metadata["Name"]) for found in closure(("",))}
+    wanted = {
+        top: {canonicalize_name(name) for name in providers.get(top, [])}
+        for top in imported("tests", "benchmarks", "training")
+    }
+    assert {top for top, names in wanted.items() if not names & (declared | transitive)} == set()
 
 
 @pytest.mark.parametrize("extras", [("",), RUN_EXTRAS])
