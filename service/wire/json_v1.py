@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,13 @@ def count(segmentation: Segmentation) -> dict[int, int]:
 
 
 def describe_class(info: ClassInfo) -> dict[str, Any]:
-    """Return a class as JSON values; its colour as #rrggbb."""
-    return {"id": info.id, "name": info.name, "color": "#{:02x}{:02x}{:02x}".format(*info.color)}
+    """Return a class as JSON values."""
+    return {"id": info.id, "name": info.name, "color": hex_color(info.color)}
+
+
+def hex_color(color: Sequence[int]) -> str:
+    """Return (r, g, b) in 0..255 as #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def encode(segmentation: Segmentation, timing_ms: Mapping[str, float], request_id: str) -> bytes:
