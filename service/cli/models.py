@@ -11,6 +11,7 @@ from rich.text import Text
 from service.cli.remote import Remote
 from service.models import cards
 from service.values import ModelCard
+from service.wire import json_v1
 
 
 def show(url: str | None) -> None:
@@ -38,7 +39,7 @@ def _row(card: ModelCard) -> dict[str, Any]:
         "name": card.name,
         "title": card.title,
         "family": card.family,
-        "classes": [{"name": info.name, "color": "#{:02x}{:02x}{:02x}".format(*info.color)} for info in card.classes],
+        "classes": [json_v1.describe_class(info) for info in card.classes],
         "inputs": card.inputs,
         "grid_size": card.grid_size,
         "parameters": card.parameters,
