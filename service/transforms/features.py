@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from service.transforms import grid
+
 
 @dataclass(frozen=True)
 class Voxels:
@@ -41,7 +43,7 @@ class Voxels:
 
 def centre(coord: torch.Tensor, where: str) -> torch.Tensor:
     """Return the coordinates about their own centre (see `Recipe.centre`), as float32."""
-    low, high = coord.amin(dim=0), coord.amax(dim=0)
+    low, high = grid.bounds(coord)
     middle = (low + high) / 2
     if where == "floor":
         middle[2] = low[2]

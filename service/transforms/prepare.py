@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.errors import UnusableCloud
 from service.transforms import features, grid, normals, scale, support, tiles
 from service.transforms.recipe import Recipe
+from service.transforms.threads import one_thread
 from service.values import PointCloud
 
 
@@ -52,6 +53,7 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
+@one_thread()
 def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared:
     """Turn a cloud into the input that the recipe describes.
 
@@ -78,11 +80,11 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
     if warning:
         warnings.append(warning)
     # Far from zero float32 holds only centimetres: the origin is removed while there are 64 bits.
-    coord = coord - coord.amin(dim=0)
+    coord = coord - grid.bounds(coord)[0]
     ground = 0.0
-    if recipe.level:
-        coord, ground = _level(coord, recipe.grid_size)
     try:
+        if recipe.level:
+            coord, ground = _level(coord, recipe.grid_size)
         cells = grid.sample(coord, recipe.grid_size, torch.zeros_like(coord[0]))
     except ValueError as error:
         raise UnusableCloud(f"{error} Are the coordinates in metres, and is there no stray point?") from error
@@ -99,7 +101,7 @@ def _level(coord: torch.Tensor, grid_size: float) -> tuple[torch.Tensor, float]:
     then seldom leaves the layer.
     """
     coord = support.level(coord, support.find(coord))
-    low = coord.amin(dim=0)
+    low = grid.bounds(coord)[0]
     low[2] = (torch.floor(low[2] / grid_size + 0.5) - 0.5) * grid_size
     return coord - low, -float(low[2])
 
@@ -133,7 +135,7 @@ def _reduce(
     chosen = grid.nearest(coord, cells) if recipe.reduce == "nearest" else None
 
     def represent(values: torch.Tensor) -> torch.Tensor:
-        return grid.mean(values, cells) if chosen is None else values[chosen]
+        return grid.mean(values, cells) if chosen is None else values.index_select(0, chosen)
 
     def finite(values: torch.Tensor, name: str) -> torch.Tensor:
         bad = ~torch.isfinite(values).all(dim=1)
@@ -168,7 +170,7 @@ def _full_scale(intensity: torch.Tensor) -> float:
 def _tile(voxels: features.Voxels, cells: tiles.Cells, whole: bool, recipe: Recipe) -> Tile:
     """Return a tile as the network wants it; a tile is centred by itself, as the crops of training are."""
     part = voxels if whole else voxels.rows(cells.rows)
-    low = part.grid_coord.amin(dim=0)
+    low = grid.bounds(part.grid_coord)[0]
     low = torch.div(low, recipe.align, rounding_mode="floor") * recipe.align
     coord = features.centre(part.coord, recipe.centre)
     feat = features.build(part, recipe.features, coord, recipe.grid_size)

@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from service.transforms.prepare import Prepared
+from service.transforms.threads import one_thread
 from service.values import IGNORED, ModelCard, Segmentation
 
 
+@one_thread()
 def restore(
     prepared: Prepared,
     logits: Sequence[torch.Tensor],

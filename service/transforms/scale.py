@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from service.transforms import grid
+
 MILLIMETRE = 0.001
 
 
@@ -23,7 +25,8 @@ def to_metres(coord: torch.Tensor, max_extent_m: float | None) -> tuple[torch.Te
     """
     if max_extent_m is None:
         return coord, None
-    extent = (coord.amax(dim=0) - coord.amin(dim=0)).tolist()
+    low, high = grid.bounds(coord)
+    extent = (high - low).tolist()
     if max(extent) <= max_extent_m or len(coord) < 2 or _spread(coord) <= max_extent_m:
         return coord, None
     size = " x ".join(f"{side:.4g}" for side in extent)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from service.transforms import grid
+
 MAX_EDGE = 2**15
 """Longest edge of a tile, in cells: a grid without bounds would overflow the keys of sparse convolutions."""
 
@@ -59,7 +61,8 @@ def split(grid_coord: torch.Tensor, max_voxels: int, overlap: int) -> list[Cells
     Returns:
         Tiles that together cover every voxel, in a fixed order.
     """
-    whole = _Box(tuple(grid_coord.amin(dim=0).tolist()), tuple(grid_coord.amax(dim=0).tolist()))
+    low, high = grid.bounds(grid_coord)
+    whole = _Box(tuple(low.tolist()), tuple(high.tolist()))
     everything = torch.arange(len(grid_coord), device=grid_coord.device)
     tiles: list[Cells] = []
     waiting = [(whole, everything, overlap)]

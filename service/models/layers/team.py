@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
+
+from service.transforms.threads import one_thread
 
 T = TypeVar("T")
 
@@ -15,9 +17,9 @@ T = TypeVar("T")
 class Team:
     """Runs one function over many items on several threads.
 
-    torch's own threads meet at a barrier after every operation. A convolution here is hundreds of short ones, and
-    while another process wants the same cores each barrier may wait for the scheduler: forwards of 0.3 s were seen to
-    take 20 s. So every thread works through blocks of its own, and they meet once a convolution.
+    A convolution here is hundreds of short operations, and torch's own threads meet after every one of them (see
+    `one_thread`): forwards of 0.3 s were seen to take 20 s on busy cores. These threads work through blocks of their
+    own and meet once a convolution.
 
     Args:
         threads: how many; 1: the calling thread does all.
@@ -51,15 +53,6 @@ class Team:
         for _ in self._pool.map(call, (items[start : start + length] for start in range(0, len(items), length))):
             pass
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep torch from using threads of its own inside the block, when there is a team."""
-        if self._pool is None:
-            yield
-            return
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def alone(self) -> AbstractContextManager[None]:
+        """Return the context in which torch has no threads of its own, when there is a team."""
+        return nullcontext() if self._pool is None else one_thread()

@@ -1,0 +1,89 @@
+"""Where the time of one cloud goes on a CPU: prepare, forward, restore; without HTTP and without a file.
+
+    python -m benchmarks.forward_cpu [--points 200000] [--model parcels] [--threads 2] [--repeat 9]
+
+Prints a table of medians with the machine's name, and the peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service import transforms
+from service.models import catalogue
+from service.models.batch import collate
+from service.values import PointCloud
+
+
+def machine() -> str:
+    """Return the processor's name and its number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores, torch {torch.__version__}"
+
+
+def scene(points: int) -> NDArray[np.float64]:
+    """Return the tops and sides of twelve parcels on a table of 2 m x 1.5 m, with a depth camera's noise."""
+    random = np.random.default_rng(0)
+    table = random.uniform(0, 1, (points // 2, 3)) * (2.0, 1.5, 0.0)
+    parts = [table]
+    for box in range(12):
+        size = random.uniform(0.1, 0.4, 3)
+        faces = random.uniform(0, 1, ((points - len(table)) // 12 + (box < (points - len(table)) % 12), 3))
+        side = random.integers(0, 3, len(faces))
+        faces[np.arange(len(faces)), side] = np.where(side == 2, 1, random.integers(0, 2, len(faces)))
+        parts.append(faces * size + (0.5 * (box % 4), 0.5 * (box // 4), 0))
+    return np.concatenate(parts) + random.normal(0, 0.0015, (points, 3))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=200_000)
+    parser.add_argument("--model", default="parcels")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeat", type=int, default=9)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device("cpu")
+    started = time.perf_counter()
+    model = catalogue.load(arguments.model, device)
+    loaded_s = time.perf_counter() - started
+    cloud = PointCloud(scene(arguments.points))
+    stages: dict[str, list[float]] = {"prepare": [], "forward": [], "restore": [], "all": []}
+    voxels = tiles = 0
+    for _ in range(arguments.repeat):
+        at = [time.perf_counter()]
+        prepared = transforms.prepare(cloud, model.recipe, device)
+        at.append(time.perf_counter())
+        logits = [model.forward(collate([tile])) for tile in prepared.tiles]
+        at.append(time.perf_counter())
+        transforms.restore(prepared, logits, model.card, scores=False)
+        at.append(time.perf_counter())
+        for name, start, end in zip(stages, (at[0], at[1], at[2], at[0]), (*at[1:], at[3]), strict=True):
+            stages[name].append((end - start) * 1e3)
+        voxels, tiles = prepared.voxels, len(prepared.tiles)
+    print(f"{machine()}, {arguments.threads} threads")
+    print(
+        f"{arguments.model}: {model.card.family}, {model.card.parameters / 1e6:.2f} M parameters, engine {model.engine}"
+    )
+    print(f"{arguments.points} points, {voxels} voxels of {model.recipe.grid_size} m, {tiles} tile(s)")
+    print(f"{'stage':10}{'median ms':>12}{'best ms':>12}{'worst ms':>12}")
+    for name, times in stages.items():
+        print(f"{name:10}{statistics.median(times):12.1f}{min(times):12.1f}{max(times):12.1f}")
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"loading {loaded_s * 1e3:.0f} ms; peak memory {peak_mb:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
