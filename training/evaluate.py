@@ -1,0 +1,138 @@
+"""How good the bundled model is: python -m training.evaluate [--real DIR] [--http URL] [--rotate N]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from service.formats.format import Options
+from training import clouds, objects, scenes, sensors
+from training.labeller import Labeller, in_process, over_http, post
+from training.metrics import Score, score
+from training.recipe import NAME
+
+HELD_OUT = 990_000
+"""First number of the seeds of evaluation; training uses its own seed there, a small number."""
+
+
+def generated(label: Labeller, views: int) -> dict[str, Score]:
+    """Return the scores on held-out generated scenes, by kind of place, by kind of sensor, and together.
+
+    Args:
+        label: what labels a cloud.
+        views: clouds for each pair of place and sensor.
+    """
+    totals: dict[str, Score] = {}
+    pairs = [(place, family) for place in scenes.PLACES for family in sensors.FAMILIES]
+    for index, (place, family) in enumerate(track(pairs, "generated scenes")):
+        for number in range(views):
+            shape = sensors.SHAPES[family][number % len(sensors.SHAPES[family])]
+            seed = (HELD_OUT, index, number)
+            cloud = clouds.generate(seed, 1, torch.device("cpu"), place=place, family=family, shape=shape, fuse=1)[0]
+            if len(cloud) < 500:
+                continue
+            coord = clouds.frame(cloud, np.random.default_rng(seed)).double().numpy()
+            got = score(label(coord), cloud.label.numpy())
+            for key in ("all", place.__name__, family):
+                totals[key] = totals.get(key, Score(0, 0, 0)) + got
+    return totals
+
+
+def read_real(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a real scan's coordinates (n, 3) and the truth (n,): 1 box, 0 background, -1 not counted.
+
+    The file's field `label` is 20 and above on boxes, 1 on the background, 0 where nothing was labelled.
+    """
+    from service.formats import pcd
+
+    cloud = pcd.FORMAT.read(memoryview(path.read_bytes()), Options())
+    marks = np.asarray(cloud.attributes["label"]).astype(np.int64)
+    truth = np.where(marks >= 20, 1, np.where(marks == 1, 0, -1))
+    truth[~np.isfinite(cloud.coord).all(axis=1)] = -1
+    return cloud.coord, truth
+
+
+def real(paths: Iterable[Path], label: Labeller, rotate: int, url: str | None) -> list[dict[str, Any]]:
+    """Return a row for each real scan: its score as it is, in millimetres, and turned at random `rotate` times.
+
+    Args:
+        paths: PCD files.
+        label: what labels a cloud.
+        rotate: random rotations and shifts of each scan.
+        url: post the file itself to the service there, instead of its coordinates, for the score as it is.
+    """
+    rows = []
+    for path in track(list(paths), "real scans"):
+        coord, truth = read_real(path)
+        plain = post(url, NAME, path.read_bytes(), "pcd") if url else label(coord)
+        rng = np.random.default_rng([HELD_OUT, len(rows)])
+        turned = []
+        for _ in range(rotate):
+            moved = coord @ objects.tumble(rng).T + rng.normal(0, 1, 3)
+            turned.append(score(label(moved), truth).iou)
+        got = score(plain, truth)
+        row: dict[str, Any] = {"scan": path.stem, "points": int((truth >= 0).sum()), "iou": got.iou}
+        row |= {"precision": got.precision, "recall": got.recall}
+        row["millimetres"] = score(label(coord * 1000), truth).iou
+        if turned:
+            row |= {"turned_least": min(turned), "turned_most": max(turned)}
+        rows.append(row)
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Print rows as a table, and the mean of their numbers."""
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    mean = {
+        name: float(np.mean([row[name] for row in rows])) if isinstance(rows[0][name], float) else ""
+        for name in rows[0]
+    }
+    mean[next(iter(mean))] = "mean"
+    for row in [*rows, mean]:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=120).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the evaluation as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser.add_argument("--views", type=int, default=4, help="generated clouds for each place and sensor; 0: none")
+    parser.add_argument("--real", type=Path, default=None, help="folder of labelled PCD scans")
+    parser.add_argument("--rotate", type=int, default=0, help="random rotations of each real scan")
+    parser.add_argument("--http", default=None, help="URL of a running service to measure, in place of this process")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; without --http")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures there, too")
+    chosen = parser.parse_args(arguments)
+    label = over_http(chosen.http, NAME) if chosen.http else in_process(NAME, torch.device(chosen.device))
+    figures: dict[str, Any] = {}
+    if chosen.views:
+        totals = generated(label, chosen.views)
+        rows = [
+            {"generated": key, "iou": got.iou, "precision": got.precision, "recall": got.recall}
+            for key, got in totals.items()
+        ]
+        show(rows, "Box on held-out generated scenes, all points of a kind together")
+        figures["generated"] = rows
+    if chosen.real:
+        paths = sorted(chosen.real.glob("*.pcd"), key=lambda path: (len(path.stem), path.stem))
+        if not paths:
+            parser.error(f"{chosen.real} holds no PCD file.")
+        figures["real"] = real(paths, label, chosen.rotate, chosen.http)
+        show(figures["real"], "Box on real scans")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
