@@ -13,7 +13,7 @@ from service.formats.attributes import Column, answer_columns, assemble, canonic
 from service.formats.format import Format, Options
 from service.formats.las_labels import CLASSES_ID, annotate, classes_json, fits_classification
 from service.formats.las_layout import Layout, is_compressed, is_las, parse_layout
-from service.formats.las_points import read_blocks
+from service.formats.las_points import MANY_CHANNELS, has_many_channels, read_blocks
 from service.values import IGNORED, PointCloud, Segmentation
 
 BLOCK = 1 << 17
@@ -37,6 +37,8 @@ def read(data: memoryview, options: Options) -> PointCloud:
     dtype = _table_type(layout)
     done = 0
     for rows in read_blocks(layout, data):
+        if layout.compressed and MANY_CHANNELS not in layout.notes and has_many_channels(layout, rows):
+            layout.notes.append(MANY_CHANNELS)
         table = np.ascontiguousarray(rows).reshape(-1).view(dtype)
         end = done + len(table)
         for axis, name in enumerate("XYZ"):
@@ -206,7 +208,7 @@ def _fits(values: Column, place: Any) -> bool:
 
 def _dimension_name(wish: str, taken: set[str]) -> str:
     """Return a name of at most 32 bytes that no other dimension has."""
-    base = wish.encode("ascii", "replace").decode()[:28]
+    base = "".join(c if c.isascii() and (c.isalnum() or c in "_- .") else "_" for c in wish)[:28] or "attribute"
     name, number = base, 2
     while name in taken:
         name, number = f"{base}_{number}", number + 1

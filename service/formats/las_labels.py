@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import MalformedFile
+from service.errors import MalformedFile, UnusableCloud
 from service.formats.attributes import Column, answer_columns, renamed
 from service.formats.format import Options
 from service.formats.las_layout import (
@@ -30,7 +30,7 @@ from service.formats.las_layout import (
     parse_layout,
     raw_descriptor,
 )
-from service.formats.las_points import read_blocks
+from service.formats.las_points import MANY_CHANNELS, has_many_channels, read_blocks
 from service.values import IGNORED, Segmentation
 
 CLASSES_ID = (b"PointServe", 1)
@@ -161,6 +161,8 @@ def _write_points(
     done = 0
     for rows in read_blocks(layout, data):
         count = len(rows)
+        if encoder is not None and has_many_channels(layout, rows):
+            raise UnusableCloud(MANY_CHANNELS + " Send the file as LAS to get it back with labels.")
         table = np.empty((count, size), dtype=np.uint8)
         table[:, : layout.point_size] = rows
         label = answers["label"][done : done + count]

@@ -20,6 +20,9 @@ from service.formats.las_layout import LASZIP_ID, Layout
 from service.formats.stream import MemoryStream
 
 BLOCK = 1 << 17
+MANY_CHANNELS = "The waveforms of a LAZ file with several scanner channels are not decoded and encoded faithfully here."
+"""Seen with lazrs 0.8.2: in point formats 9 and 10 the contexts of the waveform packets are mixed up."""
+
 _ANY_CHUNK = 0xFFFFFFFF
 _ITEM_SIZES = {6: 20, 7: 8, 8: 6, 9: 29, 10: 30, 11: 6, 12: 8, 13: 29}
 _BYTES, _BYTES14 = 0, 14
@@ -39,6 +42,14 @@ def read_blocks(layout: Layout, data: memoryview, block: int = BLOCK) -> Iterato
     record = _laszip_record(layout, data)
     _check_chunks(layout, data, record)
     yield from _decompress(layout, data, record, block)
+
+
+def has_many_channels(layout: Layout, rows: NDArray[Any]) -> bool:
+    """Whether records (n, point_size) with waveforms are of more than one scanner channel."""
+    if layout.point_format not in (9, 10):
+        return False
+    channels = rows[:, 15] & 0x30
+    return bool((channels != channels[0]).any()) if len(channels) else False
 
 
 def _decompress(layout: Layout, data: memoryview, record: bytes, block: int) -> Iterator[NDArray[Any]]:

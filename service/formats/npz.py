@@ -39,6 +39,7 @@ MOST_MEMBERS = 1000
 MOST_BYTES_A_POINT = 256
 """An archive may unpack to this many bytes for each point of `max_points`, and no more."""
 
+_CLASSES = ("class_id", "class_name", "class_color")
 _BLOCK = 1 << 20
 
 
@@ -137,7 +138,12 @@ def read(data: memoryview, options: Options) -> PointCloud:
     columns: dict[str, Column] = {}
     left_out: list[str] = []
     for other, other_name, other_header in found:
-        is_position = other is member
+        if other_name in _CLASSES:
+            continue  # of an archive that this service wrote
+        if other_name == "organized" and other_header.shape == (2,) and other_header.dtype.kind in "iu":
+            height, width = (int(size) for size in _load(archive, other, other_header))
+            organized = (height, width) if height > 1 and height * width == count else organized
+            continue
         if other_header.dtype.hasobject or other_header.shape[: len(shape)] != shape:
             left_out.append(other_name)
             continue
@@ -148,7 +154,7 @@ def read(data: memoryview, options: Options) -> PointCloud:
             columns |= {
                 key: part for key, part in fields_of(values.reshape(count, -1)[:, 0]).items() if key not in columns
             }
-        elif is_position and values.ndim == 2 and values.shape[1] > 3:
+        elif other is member and values.ndim == 2 and values.shape[1] > 3:
             columns |= guess_columns(values, options.columns, notes)
         else:
             columns[other_name] = values

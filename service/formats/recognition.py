@@ -41,6 +41,8 @@ def recognise_among(
     kind = (media_type or "").partition(";")[0].strip().lower()
     suffix = PurePath((filename or "").replace("\\", "/").lower().strip()).suffix
     by_type = None if not kind or kind in NO_TYPE or kind.startswith("multipart/") else _of_type(formats, kind)
+    if suffix in UNREAD and declared is None and by_type is None:
+        raise UnknownFormat(UNREAD[suffix])
     by_suffix = next((format for format in formats if suffix and suffix in format.suffixes), None)
     by_bytes = next((format for format in formats if format.matches is not None and format.matches(head)), None)
 
@@ -90,8 +92,6 @@ def _of_type(formats: Sequence[Format], kind: str) -> Format | None:
 def _unknown(formats: Sequence[Format], kind: str, suffix: str, head: bytes) -> UnknownFormat:
     """Return the error for a file that nothing tells the format of."""
     names = ", ".join(format.name for format in formats)
-    if suffix in UNREAD:
-        return UnknownFormat(UNREAD[suffix])
     ending = f" by the ending '{suffix}'," if suffix else ""
     return UnknownFormat(
         f"The format is not known{ending} nor by the first bytes {head[:8]!r}; say it with ?format=, one of: {names}."
