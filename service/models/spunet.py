@@ -93,9 +93,8 @@ class SpUNet(nn.Module):
             raise ValueError(f"SpUNet needs as many layers as channels and an even number: {layers}, {channels}.")
         self.engine = engine
         self.num_stages = len(layers) // 2
-        self.conv_input = Sequential(
-            engine.subm_conv(in_channels, base_channels, 5, indice_key="stem"), _norm(base_channels), nn.ReLU()
-        )
+        # No other layer has a kernel of 5: its large map is not kept.
+        self.conv_input = Sequential(engine.subm_conv(in_channels, base_channels, 5), _norm(base_channels), nn.ReLU())
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.enc, self.dec = nn.ModuleList(), nn.ModuleList()
         skip, last = base_channels, len(channels) - 1

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 BLOCK_ROWS = 2048
-"""Output rows of a block: with 64 channels its pairs take some 6 MB, a share of a CPU's cache."""
+"""Output rows of a block on a CPU: with 64 channels its pairs take some 6 MB, a share of the cache."""
+_BLOCK_ROWS_GPU = 65536
 
 _LARGEST_KEY = 2**62
 
@@ -46,7 +47,7 @@ class Neighbours:
     def blocks(self) -> list[Block]:
         """The pairs in which there is a neighbour, for runs of output rows short enough for a CPU's cache."""
         volume, count = self.table.shape
-        length = _run_length(count, self.table.device)
+        length = block_rows(self.table.device)
         runs = -(-count // length)
         table = nn.functional.pad(self.table, (0, runs * length - count), value=count)
         table = table.view(volume, runs, length).transpose(0, 1).contiguous()
@@ -108,9 +109,9 @@ class Window:
         return _blocks(self.fine, self.offset, self.coarse, len(self.fine_indices), self.volume)
 
 
-def _run_length(rows: int, device: torch.device) -> int:
-    """Return the output rows of one block; a GPU takes all in one."""
-    return BLOCK_ROWS if device.type == "cpu" else max(rows, 1)
+def block_rows(device: torch.device) -> int:
+    """Return the output rows of one block."""
+    return BLOCK_ROWS if device.type == "cpu" else _BLOCK_ROWS_GPU
 
 
 def _blocks(target: torch.Tensor, offset: torch.Tensor, source: torch.Tensor, rows: int, volume: int) -> list[Block]:
@@ -123,7 +124,7 @@ def _blocks(target: torch.Tensor, offset: torch.Tensor, source: torch.Tensor, ro
         rows: number of output rows.
         volume: number of kernel offsets.
     """
-    length = _run_length(rows, target.device)
+    length = block_rows(target.device)
     runs = -(-rows // length)
     part = torch.div(target, length, rounding_mode="floor") * volume + offset
     by_offset = torch.argsort(part, stable=True)

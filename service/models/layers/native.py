@@ -153,7 +153,7 @@ class SubMConv3d(_Convolution):
                 else:
                     torch.addmm(self.bias, around, matrix, out=target)
 
-        length = kernel_map.BLOCK_ROWS
+        length = kernel_map.block_rows(features.device)
         self.team.run(run, list(zip(y.split(length), found.table.split(length, dim=1), strict=True)))
         return y
 
