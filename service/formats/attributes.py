@@ -208,7 +208,7 @@ def _take_coord(left: dict[str, Column], names: Mapping[str, str]) -> NDArray[np
         if values is not None and values.ndim == 2 and values.shape[1] == 3 and values.dtype.kind in "iuf":
             left.pop(names[name])
             return np.ascontiguousarray(values, dtype=np.float64)
-    raise UnusableCloud(f"The file has no x, y, z; its fields are: {', '.join(names.values()) or 'none'}.")
+    raise UnusableCloud(f"The file has no x, y, z; its fields are: {', '.join(left)[:200] or 'none'}.")
 
 
 def native(values: Column) -> Column:

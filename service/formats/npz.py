@@ -144,7 +144,7 @@ def read(data: memoryview, options: Options) -> PointCloud:
             height, width = (int(size) for size in _load(archive, other, other_header))
             organized = (height, width) if height > 1 and height * width == count else organized
             continue
-        if other_header.dtype.hasobject or other_header.shape[: len(shape)] != shape:
+        if other is not member and (other_header.dtype.hasobject or other_header.shape[: len(shape)] != shape):
             left_out.append(other_name)
             continue
         values = _load(archive, other, other_header)
@@ -157,7 +157,7 @@ def read(data: memoryview, options: Options) -> PointCloud:
         elif other is member and values.ndim == 2 and values.shape[1] > 3:
             columns |= guess_columns(values, options.columns, notes)
         else:
-            columns[other_name] = values
+            columns["coord" if other is member and values.ndim == 2 else other_name] = values
     if left_out:
         notes.append(f"Arrays that do not hold one row for each of the {count} points: {', '.join(left_out)[:200]}.")
     return assemble(columns, organized=organized, notes=notes)

@@ -67,6 +67,8 @@ def _parse_slowly(
         if rows is not None and len(parsed) == rows:
             break
         cells = split_cells(line, separator)
+        if len(cells) == columns + 1 and not cells[-1]:
+            cells.pop()  # the separator at the line's end closes the last cell
         if len(cells) != columns:
             raise MalformedFile(f"Line {number} holds {len(cells)} values where {columns} are expected: {line[:80]!r}.")
         row = np.empty(columns, dtype=np.float64)
@@ -84,15 +86,17 @@ def _data_lines(data: memoryview, first_line: int) -> Iterator[tuple[int, str]]:
     for number, raw in enumerate(lines_of(data), first_line):
         line = raw.decode("latin1").strip()
         if line and not line.startswith(COMMENTS):
-            yield number, line.split("#")[0].rstrip() if "#" in line and ".#" not in line else line
+            yield number, without_comment(line)
 
 
 def split_cells(line: str, separator: str | None) -> list[str]:
-    """Return the cells of a line; a separator at its very end closes the last cell and opens none."""
-    if separator is None:
-        return line.split()
-    cells = [cell.strip() for cell in line.split(separator)]
-    return cells[:-1] if len(cells) > 1 and not cells[-1] else cells
+    """Return the cells of a line; a separator at its very end is followed by an empty one."""
+    return line.split() if separator is None else [cell.strip() for cell in line.split(separator)]
+
+
+def without_comment(line: str) -> str:
+    """Return a line of numbers without the comment at its end; `1.#IND` and the like are numbers."""
+    return line.split("#")[0].rstrip() if "#" in line and ".#" not in line else line
 
 
 def to_number(cell: str) -> float | None:
@@ -109,23 +113,33 @@ def to_number(cell: str) -> float | None:
 
 
 def append_cells(
-    body: memoryview, answers: Mapping[str, NDArray[Any]], count: int, out: BinaryIO, separator: bytes = b" "
+    body: memoryview,
+    answers: Mapping[str, NDArray[Any]],
+    count: int,
+    out: BinaryIO,
+    separator: bytes = b" ",
+    *,
+    closed: bool = False,
 ) -> int:
-    """Write `count` lines of `body` with the answers' values at their ends; return how many bytes of it they took."""
+    """Write `count` lines of `body` with the answers' values at their ends; return how many bytes of it they took.
+
+    `closed` says that each line ends with a separator.
+    """
     cells = _cells(answers, separator)
     done = taken = 0
     for line in lines_of(body):
         if done == count:
             break
         taken += len(line)
-        stem, mark, comment = line.rstrip(b"\r\n").partition(b"#")
+        whole = line.rstrip(b"\r\n")
+        stem, mark, comment = (whole, b"", b"") if b".#" in whole else whole.partition(b"#")
         stem = stem.rstrip()
         if not stem or stem.lstrip().startswith(b"//"):
             out.write(line)
             continue
-        between = b"" if stem.endswith(separator) and separator.strip() else separator
+        between = b"" if closed and stem.endswith(separator) else separator
         # a file that ends without a newline gets one, as more may follow
-        ending = line[len(line.rstrip(b"\r\n")) :] or b"\n"
+        ending = line[len(whole) :] or b"\n"
         out.write(stem + between + next(cells) + (b" " + mark + comment if mark else b"") + ending)
         done += 1
     if done < count:

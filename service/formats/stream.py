@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import Any
 
@@ -24,10 +25,10 @@ class MemoryStream(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move as files do; a position before the first byte is a ValueError."""
+        """Move as files do; a position before the first byte is an OSError."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
         if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
+            raise OSError(errno.EINVAL, f"negative position {base + offset}")
         self._position = base + offset
         return self._position
 

@@ -13,7 +13,7 @@ from service.errors import MalformedFile, MalformedRequest
 from service.formats.attributes import MEANT, Column, answer_columns, assemble, canonical, check_count, renamed
 from service.formats.columns import guess_columns, name_columns
 from service.formats.format import Format, Options
-from service.formats.rows import COMMENTS, append_cells, lines_of, parse_rows, split_cells, to_number
+from service.formats.rows import COMMENTS, append_cells, lines_of, parse_rows, split_cells, to_number, without_comment
 from service.values import PointCloud, Segmentation
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " ", ",": ",", ";": ";", "\t": "\t", " ": " "}
@@ -39,6 +39,7 @@ class Opening:
         count: the number of points that the first line of a PTS file gives, or None.
         separator: the character between values, None for spaces and tabs.
         width: values of the first point.
+        closed: whether a separator stands behind the last value.
     """
 
     start: int
@@ -48,6 +49,7 @@ class Opening:
     count: int | None
     separator: str | None
     width: int
+    closed: bool
 
 
 def matches(head: bytes) -> bool:
@@ -98,11 +100,11 @@ def find_points(data: memoryview, options: Options) -> Opening:
             break
         if not text:
             continue
-        body = text.lstrip("/#").strip()
+        body = text.lstrip("/#").strip() if text.startswith(COMMENTS) else without_comment(text)
         separator = _separator_of(body, options.separator)
         cells = [cell.strip("\"'") for cell in split_cells(body, separator)]
         if text.startswith(COMMENTS):
-            if _are_names(cells):
+            if {"x", "y", "z"} <= {canonical(cell) for cell in cells}:
                 names, names_line = tuple(cells), number
             continue
         if len(cells) == 1 and cells[0].isdecimal() and count is None and names is None:
@@ -111,8 +113,9 @@ def find_points(data: memoryview, options: Options) -> Opening:
         wrong = next((cell for cell in cells if to_number(cell) is None), None)
         if wrong is None:
             start = offset if number > 1 else len(_BOM) * bytes(data[:3]).startswith(_BOM)
-            return Opening(start, number, names, names_line, count, separator, len(cells))
-        if names is not None or count is not None or not _are_names(cells):
+            closed = not cells[-1] and len(cells) not in (len(names or ()), len(options.columns or ()))
+            return Opening(start, number, names, names_line, count, separator, len(cells) - closed, closed)
+        if names is not None or count is not None or not (options.columns or _are_names(cells)):
             hint = " Decimals take a point, not a comma." if separator == ";" and "," in wrong else ""
             raise MalformedFile(
                 f"Line {number} is neither numbers nor names of columns: {wrong[:40]!r} is not a number.{hint}"
@@ -245,13 +248,13 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
         out.write(line[len(line.rstrip("\r\n")) :].encode("latin1"))
     body = data[opening.start :]
     if opening.count is None:
-        taken = append_cells(body, answers, len(label), out, separator)
+        taken = append_cells(body, answers, len(label), out, separator, closed=opening.closed)
         out.write(body[taken:])
         return
     done, count = 0, opening.count
     while True:
         part = {name: values[done : done + count] for name, values in answers.items()}
-        body = body[append_cells(body, part, count, out, separator) :]
+        body = body[append_cells(body, part, count, out, separator, closed=opening.closed) :]
         done += count
         if done >= len(label) or not len(body):
             out.write(body)
