@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096
 DRAIN_S = 60.0
 SEND_S = 300.0
-MAX_FORM_BYTES = 64 << 10
+MAX_FORM_BYTES = 4 << 20  # more than a piece that the parser takes at a time
 FILE_FIELD = "file"
 
 

@@ -58,7 +58,7 @@ REFUSALS: dict[str, tuple[bytes, str, int, list[str]]] = {
         ["4000000000"],
     ),
     "zero points": (clouds.as_ply(SCENE[:0]), "", 422, ["no points"]),
-    "all NaN": (clouds.as_npz(np.full((50, 3), np.nan)), "", 422, ["finite"]),
+    "all NaN": (clouds.as_npz(np.full((50, 3), np.nan)), "", 422, ["no valid point", "50", "NaN"]),
     "unknown model": (PLY, "model=resnet", 404, ["resnet", "parcels"]),
     "unknown option": (PLY, "modell=parcels", 400, ["modell", "model"]),
     "bad option": (PLY, "scores=perhaps", 400, ["scores"]),
