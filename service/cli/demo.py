@@ -62,16 +62,19 @@ class _Client:
         self._sample, self._out, self._once = sample, out, once
         self._console = Console(soft_wrap=True, highlight=False)
         self.failed = False
+        """Whether the job was not done, once `run` has ended."""
 
     def run(self) -> None:
         """Do the job; end the service when it failed, or when there is nothing more to do."""
+        self.failed = True
         try:
             self._job()
+            self.failed = False
         except (ServiceError, OSError) as error:
-            self.failed = True
             print(f"pointserve: {error.detail if isinstance(error, ServiceError) else error}", file=sys.stderr)
-        if self.failed or self._once:
-            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            if self.failed or self._once:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _job(self) -> None:
         began = time.monotonic()
