@@ -29,7 +29,7 @@ def estimate(coord: torch.Tensor) -> torch.Tensor:
     except (ImportError, OSError) as error:
         raise UnusableCloud(
             "The model needs normals and the cloud has none; to compute them this machine needs Open3D: "
-            "`pip install open3d`, and the system packages libgl1, libgomp1 and libx11-6. "
+            "`pip install open3d`, and the system packages libgl1, libgomp1, libx11-6, libudev1 and libusb-1.0-0. "
             f"Or send the cloud with normals. (Import failed: {error})"
         ) from error
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(coord.double().cpu().numpy()))

@@ -155,7 +155,7 @@ def test_normals_are_computed_where_there_are_none() -> None:
 
 def test_without_open3d_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open3d", None)
-    with pytest.raises(UnusableCloud, match=r"pip install open3d.*libgl1, libgomp1 and libx11-6.*send the cloud with"):
+    with pytest.raises(UnusableCloud, match=r"pip install open3d.*libgl1, libgomp1, libx11-6.*send the cloud with"):
         prepare(PointCloud(room(100)), Recipe(0.02, ("normal",)), CPU)
     with pytest.raises(UnusableCloud, match="too few points"):
         normals.estimate(torch.zeros(2, 3))
