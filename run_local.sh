@@ -67,7 +67,8 @@ digest = hashlib.sha256(sys.version.encode() + sys.prefix.encode())
 for name in sys.argv[1:]:
     path = pathlib.Path(name)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and not {"build", "__pycache__"} & set(file.parts) and file.suffix != ".so" and "egg-info" not in str(file):
+        made = {"build", "tests", "__pycache__"} & set(file.parts) or file.suffix == ".so" or ".egg-info" in str(file)
+        if file.is_file() and not made:
             digest.update(str(file).encode() + file.read_bytes())
 print(digest.hexdigest())
 PY
@@ -125,23 +126,37 @@ set_up() {
   compgen -G "$venv/lib/python*/site-packages/spconv_cu124-*" >/dev/null ||
     say "spconv has no wheel for $(uname -s) on $(uname -m); going on without it: the service's own engine does its work."
   for lib in libs/*/; do
-    [ ! -f "${lib}setup.py" ] || build_lib "${lib%/}"
+    [ ! -f "${lib}setup.py" ] || build_lib "${lib%/}" "$1"
   done
 }
 
+# Builds one folder of libs/. Where that is not possible the service runs without it; the tests then want to know.
 build_lib() {
-  local stamp now
+  local stamp now neighbour sources=("$1")
   stamp=$venv/.built-$(basename "$1")
-  now=$(fingerprint "$1")
+  # Folders without a setup.py hold headers that the others include.
+  for neighbour in libs/*/; do
+    [ -f "${neighbour}setup.py" ] || sources+=("$neighbour")
+  done
+  now=$(fingerprint "${sources[@]}")
   [ "$now" != "$(cat "$stamp" 2>/dev/null)" ] || return 0
-  if ! command -v "${CXX:-c++}" >/dev/null 2>&1; then
-    say "Warning: no C++ compiler was found, $1 is not built; the service runs without it, more slowly."
+  if ! command -v "${CXX:-c++}" >/dev/null 2>&1 || ! has_headers; then
+    say "Warning: $1 is not built, for want of a C++ compiler or Python's headers; the service runs without it, more slowly."
     return 0
   fi
   say "Building $1 ..."
-  install --no-build-isolation --no-deps --force-reinstall "./$1"
+  if (install --no-build-isolation --no-deps --force-reinstall "./$1"); then
+    printf '%s\n' "$now" >"$stamp"
+  elif [ "$2" = tests ]; then
+    exit 1
+  else
+    say "Warning: $1 is not built; the service runs without it, more slowly."
+  fi
   rm -rf "$venv/tmp"
-  printf '%s\n' "$now" >"$stamp"
+}
+
+has_headers() {
+  "$venv/bin/python" -c 'import os, sys, sysconfig; sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))'
 }
 
 mode=run tests=no

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -22,6 +23,9 @@ said = Path("pip.says")
 if said.exists():
     sys.exit(said.read_text())
 """
+
+HEADERS = Path(sysconfig.get_path("include")) / "Python.h"
+needs_headers = pytest.mark.skipif(not HEADERS.is_file(), reason="needs Python's headers (python3-dev)")
 
 
 class Clone:
@@ -174,6 +178,7 @@ def test_what_the_tests_need_holds_for_running_too(clone: Clone) -> None:
     assert len(clone.pip_calls()) == called
 
 
+@needs_headers
 def test_builds_libs_when_they_are_there(clone: Clone) -> None:
     clone.environment_made()
     lib = clone.folder / "libs" / "shiny"
@@ -181,7 +186,7 @@ def test_builds_libs_when_they_are_there(clone: Clone) -> None:
     (lib / "setup.py").write_text("")
     without = clone.run("--setup", CXX="no-such-compiler")
     assert without.returncode == 0, without.stderr
-    assert "no C++ compiler" in without.stdout
+    assert "want of a C++ compiler" in without.stdout
     assert not any("libs/shiny" in call for call in clone.pip_calls())
 
     clone.program("c++", "exit 0")
@@ -190,9 +195,27 @@ def test_builds_libs_when_they_are_there(clone: Clone) -> None:
     called = len(clone.pip_calls())
     assert clone.run("--setup").returncode == 0
     assert len(clone.pip_calls()) == called
-    (lib / "setup.py").write_text("# changed")
-    assert clone.run("--setup").returncode == 0
-    assert len(clone.pip_calls()) == called + 1
+    for changed in (lib / "setup.py", clone.folder / "libs" / "headers" / "shared.h"):
+        changed.parent.mkdir(exist_ok=True)
+        changed.write_text("// changed")
+        assert clone.run("--setup").returncode == 0
+        called += 1
+        assert len(clone.pip_calls()) == called
+
+
+@needs_headers
+def test_a_lib_that_does_not_build_stops_the_tests_only(clone: Clone) -> None:
+    clone.environment_made()
+    assert clone.run("--setup", "--tests").returncode == 0
+    lib = clone.folder / "libs" / "shiny"
+    lib.mkdir(parents=True)
+    (lib / "setup.py").write_text("")
+    clone.program("c++", "exit 0")
+    (clone.folder / "pip.says").write_text("error: metadata-generation-failed")
+    running = clone.run("--setup")
+    assert running.returncode == 0
+    assert "libs/shiny is not built" in running.stdout
+    assert "metadata-generation-failed" in only_sentence(clone.run("--setup", "--tests"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["--loca"], ["--local", "more"]])
