@@ -168,6 +168,15 @@ def test_one_cell_alone(native: Engine) -> None:
     assert native.inverse_conv(8, 4, 2, bias=True, indice_key="d")(down).features.shape == (1, 4)
 
 
+@torch.inference_mode()
+def test_cells_on_a_cut_edge_come_back_as_nothing(native: Engine) -> None:
+    edge = torch.tensor([[0, 8, 0, 0]], dtype=torch.int32)
+    down, up = native.down_conv(4, 8, 2, indice_key="d"), native.inverse_conv(8, 4, 2, indice_key="d")
+    coarse: Any = down(native.tensor(torch.ones(1, 4), edge, (9, 9, 9), 1))
+    assert coarse.features.shape == (0, 8)
+    assert up(coarse).features.tolist() == [[0, 0, 0, 0]]
+
+
 def test_the_native_engine_says_that_it_does_not_train(native: Engine) -> None:
     x = native.tensor(torch.ones(1, 4), torch.zeros(1, 4, dtype=torch.int32), (9, 9, 9), 1)
     with pytest.raises(RuntimeError, match="only infers"):

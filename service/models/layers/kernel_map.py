@@ -47,6 +47,8 @@ class Neighbours:
     def blocks(self) -> list[Block]:
         """The pairs in which there is a neighbour, for runs of output rows short enough for a CPU's cache."""
         volume, count = self.table.shape
+        if count == 0:
+            return []
         length = block_rows(self.table.device)
         runs = -(-count // length)
         table = nn.functional.pad(self.table, (0, runs * length - count), value=count)
@@ -124,6 +126,8 @@ def _blocks(target: torch.Tensor, offset: torch.Tensor, source: torch.Tensor, ro
         rows: number of output rows.
         volume: number of kernel offsets.
     """
+    if rows == 0:
+        return []
     length = block_rows(target.device)
     runs = -(-rows // length)
     part = torch.div(target, length, rounding_mode="floor") * volume + offset
@@ -164,8 +168,8 @@ def keys(indices: torch.Tensor, spatial_shape: Sequence[int], margin: int) -> tu
     """
     width_x, width_y, width_z = (extent + 2 * margin for extent in spatial_shape)
     steps = [width_x * width_y * width_z, width_y * width_z, width_z, 1]
-    clouds = int(indices[-1, 0]) + 1 if len(indices) else 1
-    if steps[0] * max(clouds, 1) > _LARGEST_KEY:
+    clouds = int(indices[:, 0].max()) + 1 if len(indices) else 1
+    if steps[0] * clouds > _LARGEST_KEY:
         raise ValueError(f"A grid of {tuple(spatial_shape)} cells is too large to be indexed with 62 bits.")
     wide = indices.long()
     key = wide[:, 0] * steps[0] + (wide[:, 1] + margin) * steps[1] + (wide[:, 2] + margin) * steps[2]

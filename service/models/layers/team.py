@@ -40,7 +40,8 @@ class Team:
     def run(self, function: Callable[[Sequence[T]], None], items: Sequence[T]) -> None:
         """Call the function on runs of the items that together are all of them; their order is not fixed."""
         if self._pool is None or len(items) < 2:
-            function(items)
+            if items:
+                function(items)
             return
         inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
