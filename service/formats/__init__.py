@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+import numpy as np
+
 from service.errors import InternalError, UnknownFormat
 from service.formats import e57, json_arrays, kitti, las, npy, npz, pcd, ply, text
 from service.formats.format import Format, Options
 from service.formats.recognition import recognise_among
 from service.values import PointCloud, Segmentation
 
-__all__ = ["FORMATS", "Format", "Options", "annotate", "by_name", "read", "recognise", "write"]
+__all__ = ["FORMATS", "Format", "Options", "annotate", "by_name", "keeps", "read", "recognise", "write"]
 
 FORMATS: tuple[Format, ...] = (
     ply.FORMAT,
@@ -52,7 +54,9 @@ def recognise(head: bytes, *, declared: str | None, media_type: str | None, file
 
 def read(data: memoryview, format: Format, options: Options) -> PointCloud:
     """Return the cloud that the bytes hold; raises MalformedFile, TooLarge, UnusableCloud."""
-    return format.read(data, options)
+    # files hold signalling NaN, scales that overflow and the like: such points are invalid, and that is all
+    with np.errstate(all="ignore"):
+        return format.read(data, options)
 
 
 def write(cloud: PointCloud, segmentation: Segmentation, format: Format, out: BinaryIO) -> None:
@@ -61,11 +65,20 @@ def write(cloud: PointCloud, segmentation: Segmentation, format: Format, out: Bi
         names = ", ".join(other.name for other in FORMATS if other.write is not None)
         raise UnknownFormat(f"{format.title} is read but not written; written are: {names}.")
     _check_lengths(cloud, segmentation)
-    format.write(cloud, segmentation, out)
+    with np.errstate(all="ignore"):
+        format.write(cloud, segmentation, out)
+
+
+def keeps(source: Format, target: Format) -> bool:
+    """Whether `annotate(data, target, ...)` takes a file of `source`: the same format, or LAS and LAZ."""
+    return target.annotate is not None and (source is target or {source.name, target.name} == {"las", "laz"})
 
 
 def annotate(data: memoryview, format: Format, segmentation: Segmentation, out: BinaryIO, options: Options) -> None:
-    """Write the user's own file with the labels added; raises UnknownFormat for a format that cannot hold them."""
+    """Write the user's own file with the labels added, in its own format or one that `keeps` all of it.
+
+    `out` must be seekable. Raises UnknownFormat for a format that cannot hold labels, MalformedFile, UnusableCloud.
+    """
     if format.annotate is None:
         names = ", ".join(other.name for other in FORMATS if other.annotate is not None)
         raise UnknownFormat(f"Labels cannot be added to a file of {format.title}; they can to: {names}.")

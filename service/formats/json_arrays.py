@@ -35,6 +35,10 @@ def read(data: memoryview, options: Options) -> PointCloud:
     try:
         body = orjson.loads(data)
     except orjson.JSONDecodeError as error:
+        if "memory" in error.msg:
+            raise TooLarge(
+                f"The JSON of {len(data)} bytes takes more memory than a reader has; send the cloud as NPZ or PLY."
+            ) from error
         hint = " (JSON has no NaN; use null)" if b"NaN" in bytes(data[max(0, error.pos - 8) : error.pos + 8]) else ""
         raise MalformedFile(f"The JSON does not parse at character {error.pos}: {error.msg}{hint}.") from error
     if not isinstance(body, dict):

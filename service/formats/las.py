@@ -256,6 +256,14 @@ def _write_laz(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> 
     write(cloud, segmentation, out, compressed=True)
 
 
+def _annotate_as_las(data: memoryview, segmentation: Segmentation, out: BinaryIO, options: Options) -> None:
+    annotate(data, segmentation, out, compressed=False)
+
+
+def _annotate_as_laz(data: memoryview, segmentation: Segmentation, out: BinaryIO, options: Options) -> None:
+    annotate(data, segmentation, out, compressed=True)
+
+
 LAS = Format(
     name="las",
     title="LAS, ASPRS LASer file",
@@ -264,7 +272,7 @@ LAS = Format(
     matches=lambda head: is_las(head) and not is_compressed(head),
     read=read,
     write=_write_las,
-    annotate=annotate,
+    annotate=_annotate_as_las,
 )
 LAZ = Format(
     name="laz",
@@ -274,5 +282,5 @@ LAZ = Format(
     matches=is_compressed,
     read=read,
     write=_write_laz,
-    annotate=annotate,
+    annotate=_annotate_as_laz,
 )

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from service.errors import MalformedFile, UnusableCloud
 from service.formats.attributes import Column, answer_columns, renamed
-from service.formats.format import Options
 from service.formats.las_layout import (
     DESCRIPTOR_SIZE,
     EXTRA_BYTES_ID,
@@ -53,8 +52,10 @@ def classes_json(segmentation: Segmentation) -> bytes:
     return text if len(text) <= _LONGEST_RECORD else b""
 
 
-def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, options: Options) -> None:
+def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, *, compressed: bool) -> None:
     """Write the user's file with labels and, if there is one, confidence (float32) added; `out` must be seekable.
+
+    The file may be LAS or LAZ, and becomes LAZ if `compressed`, else LAS.
 
     Scale, offset, CRS and all other records, waveforms and extra bytes stay; a COPC file becomes a plain LAZ file, as
     its octree's record is left out. Raises MalformedFile.
@@ -76,7 +77,7 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
         raise MalformedFile(f"With labels a point would take {size} bytes; LAS allows {_LONGEST_RECORD}.")
     records = _records(layout, data, segmentation, _descriptors(layout, changed, added))
     encoder_record = None
-    if layout.compressed:
+    if compressed:
         import lazrs
 
         extra = size - layout.point_size + sum(dimension.size for dimension in layout.extra)
@@ -86,7 +87,7 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
     header = bytearray(data[: layout.header_size])
     points_start = len(header) + sum(map(len, records)) + len(gap)
     struct.pack_into("<II", header, 96, points_start, len(records))
-    header[104] = layout.point_format | (0x80 if layout.compressed else 0)
+    header[104] = layout.point_format | (0x80 if compressed else 0)
     struct.pack_into("<H", header, 105, size)
     out.write(header)
     out.write(b"".join(records) + gap)
@@ -161,8 +162,8 @@ def _write_points(
     done = 0
     for rows in read_blocks(layout, data):
         count = len(rows)
-        if encoder is not None and has_many_channels(layout, rows):
-            raise UnusableCloud(MANY_CHANNELS + " Send the file as LAS to get it back with labels.")
+        if (layout.compressed or encoder is not None) and has_many_channels(layout, rows):
+            raise UnusableCloud(MANY_CHANNELS + " Send and ask for LAS.")
         table = np.empty((count, size), dtype=np.uint8)
         table[:, : layout.point_size] = rows
         label = answers["label"][done : done + count]

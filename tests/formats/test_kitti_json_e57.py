@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from service.errors import MalformedFile, TooLarge, UnknownFormat, UnusableCloud
@@ -103,6 +104,15 @@ def test_too_large_json() -> None:
         read(b'{"points": [[1,2,3],[1,2,3],[1,2,3]]}', "json", max_points=2)
     with pytest.raises(TooLarge, match="values"):
         read(b'{"points": [' + b"[1,2,3]," * 1000 + b"[1,2,3]]}", "json", max_points=2)
+
+
+def test_json_that_memory_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(data: memoryview) -> None:
+        raise orjson.JSONDecodeError("Not enough memory to allocate buffer for parsing", "", 0)
+
+    monkeypatch.setattr(orjson, "loads", loads)
+    with pytest.raises(TooLarge, match="send the cloud as NPZ or PLY"):
+        read(b'{"points": [[1, 2, 3]]}', "json")
 
 
 def test_whole_numbers_beyond_64_bits() -> None:

@@ -72,10 +72,12 @@ def test_odd_files_are_read_or_refused_with_a_reason(shared: Path) -> None:
 def test_odd_ply_files_are_read_as_plyfile_reads_them(shared: Path) -> None:
     compared = 0
     for path in sorted((shared / "data" / "odd").glob("*/*.ply")):
-        # plyfile knows no bool, and takes no space behind the first word
-        if path.name in {*REFUSED, "diamond_with_bool.ply", "simple_text.ply"}:
+        if path.name in REFUSED:
             continue
-        vertex = plyfile.PlyData.read(str(path))["vertex"]
+        try:
+            vertex = plyfile.PlyData.read(str(path))["vertex"]
+        except plyfile.PlyParseError:
+            continue  # it knows no bool, takes no space behind the first word, and no empty comment
         data = path.read_bytes()
         cloud = formats.read(memoryview(data), formats.by_name("ply"), formats.Options())
         expected = np.stack([vertex[name] for name in "xyz"], axis=1)
