@@ -31,14 +31,18 @@ class Settings(BaseSettings):
     web_threads: int = Field(32, ge=1, le=512, description="Requests that one gunicorn worker handles at a time.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    models: str = Field("parcels", description="Names of the models to serve, separated by commas; the first is the default.")
+    models: str = Field(
+        "parcels", description="Names of the models to serve, separated by commas; the first is the default."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     engine: Literal["auto", "spconv", "native"] = Field("auto", description="Which sparse convolution runs the models.")
     threads: int = Field(0, ge=0, description="CPU threads of the worker; 0: one for each core.")
 
     max_body_bytes: int = Field(512 * MB, ge=1, description="Largest request body, in bytes.")
     max_points: int = Field(20_000_000, ge=1, description="Most points in one cloud.")
-    max_queued_points: int = Field(100_000_000, ge=1, description="Most points waiting for the device, over all requests.")
+    max_queued_points: int = Field(
+        100_000_000, ge=1, description="Most points waiting for the device, over all requests."
+    )
     deadline_s: float = Field(120.0, gt=0, description="Seconds from a request's arrival to its answer.")
 
     readers: int = Field(2, ge=1, le=64, description="Processes that decode and write users' files.")

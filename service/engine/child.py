@@ -6,9 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from types import TracebackType
 
-from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.engine.channel import Channel, Message
 from service.settings import Settings, environment
 
 
@@ -77,5 +76,3 @@ def describe_exit(code: int) -> str:
 def inherited_channel() -> Channel:
     """Return, in a child, the channel to its parent."""
     return Channel(socket.socket(fileno=int(sys.argv[1])))
-
-

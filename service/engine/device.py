@@ -97,5 +97,3 @@ class Device:
         """End the worker and return in words how it ended."""
         child, self._child = self._child, None
         return child.kill() if child is not None else "was not started"
-
-

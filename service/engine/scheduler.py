@@ -206,5 +206,3 @@ class Scheduler:
         for job in jobs:
             if job.start():
                 job.fail(error)
-
-

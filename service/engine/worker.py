@@ -102,8 +102,8 @@ class Worker:
 
 def _answer(worker: Worker, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
     try:
-        cloud = PointCloud(**shared.unpack(descriptors[0], message["layout"]))
-        reply, descriptor = worker.segment(message, cloud)
+        arrays: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
+        reply, descriptor = worker.segment(message, PointCloud(**arrays))
         return reply, (descriptor,)
     except ServiceError as error:
         return {"error": to_message(error)}, ()

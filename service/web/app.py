@@ -8,9 +8,9 @@ import uuid
 
 import structlog
 from apiflask import APIFlask
+from flask import Response, g, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from flask import Response, g, redirect, request, url_for
 from service import __version__
 from service.engine.client import EngineClient
 from service.settings import Settings
@@ -50,7 +50,7 @@ def _describe(app: APIFlask) -> None:
     app.config["SWAGGER_UI_BUNDLE_JS"] = f"{vendor}/swagger-ui-bundle.js"
     app.config["SWAGGER_UI_STANDALONE_PRESET_JS"] = f"{vendor}/swagger-ui-standalone-preset.js"
     app.config["DOCS_FAVICON"] = f"{vendor}/favicon-32x32.png"
-    app.spec_processor(openapi.complete)
+    app.spec_processor(openapi.complete)  # type: ignore[arg-type]  # the description is JSON here, so never a string
 
 
 def _root() -> BaseResponse:

@@ -6,9 +6,8 @@ import platform
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask.typing import ResponseReturnValue
-
 from flask import current_app, request
+
 from service import __version__
 from service.engine.client import EngineClient
 from service.errors import ServiceError
@@ -20,7 +19,7 @@ blueprint = APIBlueprint("health", __name__, tag="Health")
 @blueprint.get("/health")
 @blueprint.output(HealthAnswer)
 @blueprint.doc(summary="Readiness", operation_id="health", responses={503: "Loading, or failed; the reason says why."})
-def health() -> ResponseReturnValue:
+def health() -> tuple[HealthAnswer, int, dict[str, str]]:
     """Return 200 when the service is ready, 503 with the reason when it is not; `?verbose` tells more."""
     engine: EngineClient = current_app.extensions["engine"]
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from apiflask import APIBlueprint
-
 from flask import current_app
+
 from service.engine.client import EngineClient
 from service.errors import NotReady
 from service.web.schemas import CardAnswer, ModelsAnswer

@@ -24,7 +24,10 @@ _POINTS = {
     "type": "object",
     "required": ["points"],
     "properties": {
-        "points": {"type": "array", "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}},
+        "points": {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+        },
         "colors": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
         "normals": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
         "intensity": {"type": "array", "items": {"type": "number"}},

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import structlog
 from apiflask import APIFlask
+from flask import Response, g
 from werkzeug.exceptions import HTTPException
 
-from flask import Response, g
 from service import errors
 
 MEDIA_TYPE = "application/problem+json"

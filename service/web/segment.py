@@ -7,9 +7,9 @@ import time
 
 import structlog
 from apiflask import APIBlueprint
+from flask import Response, current_app, g, request, send_file
 from flask.typing import ResponseReturnValue
 
-from flask import Response, current_app, g, request, send_file
 from service import formats
 from service.engine.client import EngineClient
 from service.errors import NotReady, UnknownModel
@@ -109,5 +109,3 @@ def labelled_name(filename: str | None, target: Format) -> str:
             break
     stem = "".join(c for c in stem if c.isprintable() and c not in '"\\/')[:100].strip(". ") or "cloud"
     return f"{stem}_labelled{target.suffixes[0]}"
-
-

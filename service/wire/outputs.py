@@ -41,7 +41,9 @@ def _by_word(word: str, source: Format) -> Format | None:
         return None
     if word == SAME:
         if source.annotate is None and source.write is None:
-            raise MalformedRequest(f"output=same: {source.title} takes no labels; choose one of: {', '.join(WORDS[:-1])}")
+            raise MalformedRequest(
+                f"output=same: {source.title} takes no labels; choose one of: {', '.join(WORDS[:-1])}"
+            )
         return source
     for known in WRITABLE:
         if known.name == word:

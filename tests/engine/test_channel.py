@@ -48,9 +48,13 @@ def test_a_closed_peer_is_noticed(ends: tuple[Channel, Channel]) -> None:
     left.close()
     with pytest.raises(ChannelClosed):
         right.receive()
-    with pytest.raises(ChannelClosed):
+
+    def fill() -> None:
         for _ in range(100):
             right.send({"x": "y" * 10_000})
+
+    with pytest.raises(ChannelClosed):
+        fill()
 
 
 def test_a_silent_peer_is_a_timeout(ends: tuple[Channel, Channel]) -> None:

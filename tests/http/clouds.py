@@ -52,6 +52,10 @@ def as_las(coord: np.ndarray, compressed: bool = False, point_format: int = 3) -
 
 def as_pcd(coord: np.ndarray, width: int | None = None) -> bytes:
     width = width or len(coord)
-    header = "# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
-    header += f"WIDTH {width}\nHEIGHT {len(coord) // width}\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(coord)}\nDATA binary\n"
+    header = (
+        "# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
+    )
+    header += (
+        f"WIDTH {width}\nHEIGHT {len(coord) // width}\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(coord)}\nDATA binary\n"
+    )
     return header.encode() + coord.astype("<f4").tobytes()

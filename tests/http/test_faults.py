@@ -241,7 +241,9 @@ def test_a_form_that_ends_early_is_a_400(service: Service, chunked: bool) -> Non
     prepared = requests.Request("POST", service.url, files={"file": ("a.ply", clouds.as_ply(SCENE))}).prepare()
     body = prepared.body[: len(prepared.body) * 2 // 3]
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(prepared.body)}"
-    head = f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: {prepared.headers['Content-Type']}\r\n{framing}\r\n\r\n"
+    head = (
+        f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: {prepared.headers['Content-Type']}\r\n{framing}\r\n\r\n"
+    )
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(head.encode() + (b"%x\r\n" % len(prepared.body) if chunked else b"") + body)

@@ -42,7 +42,9 @@ def test_openapi_describes_what_there_is(service: Service) -> None:
     assert spec["openapi"].startswith("3.1")
     assert {"/v1/segment", "/v1/models", "/v1/models/{name}", "/health"} <= spec["paths"].keys()
     segment = spec["paths"]["/v1/segment"]["post"]
-    assert {"multipart/form-data", "application/json", "application/octet-stream"} <= segment["requestBody"]["content"].keys()
+    assert {"multipart/form-data", "application/json", "application/octet-stream"} <= segment["requestBody"][
+        "content"
+    ].keys()
     assert {"model", "format", "output", "scores"} <= {p["name"] for p in segment["parameters"]}
     assert {"200", "400", "404", "413", "415", "422", "503", "504"} <= segment["responses"].keys()
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(spec)))

@@ -77,9 +77,7 @@ def test_every_way_in_gives_the_same_labels(service: Service, labels: np.ndarray
 @pytest.mark.parametrize(
     ("query", "name"), [("?format=text", None), ("", "scan.xyz"), ("?filename=scan.txt", None)], ids=str
 )
-def test_text_is_recognised_by_word_or_name(
-    service: Service, labels: np.ndarray, query: str, name: str | None
-) -> None:
+def test_text_is_recognised_by_word_or_name(service: Service, labels: np.ndarray, query: str, name: str | None) -> None:
     text = "\n".join(f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in SCENE).encode()
     headers = {"Content-Disposition": f'attachment; filename="{name}"'} if name else {}
     answer = service.post("/v1/segment" + query, text, headers=headers)
