@@ -26,17 +26,19 @@ ROOMS = {
     "transforms": set(),
     "models": {"transforms"},
     "measure": set(),
-    "engine": {"formats", "transforms", "models", "measure", "settings", "logs"},
+    "gpu": set(),
+    "environment": {"gpu", ""},
+    "engine": {"formats", "transforms", "models", "measure", "gpu", "environment", "settings", "logs"},
     "web": {"wire", "formats", "engine", "settings", "logs", ""},
     "wsgi": {"web", "settings", "logs"},
     "serve": {"settings", "logs"},
-    "cli": {"wire", "formats", "engine", "models", "picture", "serve", "settings", ""},
+    "cli": {"wire", "formats", "engine", "models", "picture", "serve", "environment", "settings", ""},
     "": set(),
 }
 WEB_SEES_OF_ENGINE = {"client", "shared"}
 FLASK = {"flask", "apiflask", "werkzeug", "gunicorn"}
 TORCH = {"torch", "torchvision", "spconv", "cumm", "safetensors.torch"}
-TORCH_ROOMS = {"models", "transforms", "engine"}
+TORCH_ROOMS = {"models", "transforms", "engine", "environment"}
 LAZY = {"laspy", "lazrs", "lzf", "pypcd4", "pye57", "open3d", "spconv", "cumm", "timm", "matplotlib", "torch_geometric"}
 TESTS_ONLY = {"plyfile", "pypcd4", "pytest", "hypothesis", "requests", "scipy"}
 
