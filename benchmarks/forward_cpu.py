@@ -1,6 +1,6 @@
-"""Where the time of one cloud goes on a CPU: prepare, forward, restore; without HTTP and without a file.
+"""Where the time of one cloud goes on a CPU: prepare, forward, restore; without HTTP on a file or a made-up scene.
 
-    python -m benchmarks.forward_cpu [--points 200000] [--model parcels] [--threads 2] [--repeat 9]
+    python -m benchmarks.forward_cpu [FILE | --points 200000] [--model parcels] [--threads 2] [--repeat 9]
 
 Prints a table with the machine's name, and the peak memory of the process. `CPU ms` is the median of the processor
 time of all threads: it is what remains of the figure on a machine that others use too.
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service import transforms
+from service import formats, transforms
+from service.formats.format import Options
 from service.models import catalogue
 from service.models.batch import collate
 from service.values import PointCloud
@@ -47,6 +48,13 @@ def scene(points: int) -> NDArray[np.float64]:
     return np.concatenate(parts) + random.normal(0, 0.0015, (points, 3))
 
 
+def read(path: Path) -> PointCloud:
+    """Return a file's cloud."""
+    data = memoryview(path.read_bytes())
+    found = formats.recognise(bytes(data[:4096]), declared=None, media_type=None, filename=path.name)
+    return formats.read(data, found, Options())
+
+
 def now() -> tuple[float, float]:
     """Return the clock's seconds and the processor's seconds of all threads of this process."""
     return time.perf_counter(), time.process_time()
@@ -55,6 +63,7 @@ def now() -> tuple[float, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--points", type=int, default=200_000)
     parser.add_argument("--model", default="parcels")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -65,7 +74,7 @@ def main() -> None:
     started = time.perf_counter()
     model = catalogue.load(arguments.model, device)
     loaded_s = time.perf_counter() - started
-    cloud = PointCloud(scene(arguments.points))
+    cloud = read(arguments.file) if arguments.file else PointCloud(scene(arguments.points))
     stages: dict[str, list[tuple[float, float]]] = {"prepare": [], "forward": [], "restore": [], "all": []}
     voxels = tiles = 0
     for _ in range(arguments.repeat):
@@ -83,7 +92,7 @@ def main() -> None:
     print(
         f"{arguments.model}: {model.card.family}, {model.card.parameters / 1e6:.2f} M parameters, engine {model.engine}"
     )
-    print(f"{arguments.points} points, {voxels} voxels of {model.recipe.grid_size} m, {tiles} tile(s)")
+    print(f"{len(cloud)} points, {voxels} voxels of {model.recipe.grid_size} m, {tiles} tile(s)")
     print(f"{'stage':10}{'median ms':>12}{'best ms':>12}{'worst ms':>12}{'CPU ms':>12}")
     for name, pairs in stages.items():
         times, cpu = zip(*pairs, strict=True)
