@@ -128,6 +128,7 @@ def test_old_label_is_kept_beside_ours() -> None:
         assert {"original_confidence", "original_confidence_2", "confidence"} <= set(third)
 
 
+@pytest.mark.filterwarnings("ignore:loadtxt:UserWarning:plyfile")
 @pytest.mark.parametrize("order", ORDERS)
 def test_lists_among_the_properties_of_the_vertex(order: str) -> None:
     rows = np.empty(5, dtype=[("x", "f4"), ("neighbours", "O"), ("y", "f4"), ("z", "f4")])
