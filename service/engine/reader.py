@@ -65,8 +65,8 @@ def write(message: Message, body: int, result: int) -> tuple[Message, int]:
     descriptor = shared.create()
     try:
         with open(os.dup(descriptor), "wb") as out:
-            if source.annotate is not None and target.name == source.name:
-                formats.annotate(shared.view(body), source, segmentation, out, _options(message))
+            if formats.keeps(source, target):
+                formats.annotate(shared.view(body), target, segmentation, out, _options(message))
             else:
                 cloud: PointCloud = formats.read(shared.view(body), source, _options(message))
                 formats.write(cloud, segmentation, target, out)
