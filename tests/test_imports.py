@@ -27,6 +27,7 @@ ROOMS = {
     "models": {"transforms"},
     "measure": set(),
     "gpu": set(),
+    "checkpoints": set(),
     "environment": {"gpu", ""},
     "engine": {"formats", "transforms", "models", "measure", "gpu", "environment", "settings", "logs"},
     "web": {"wire", "formats", "engine", "settings", "logs", ""},
