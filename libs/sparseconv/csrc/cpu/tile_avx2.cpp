@@ -1,0 +1,16 @@
+// For processors with AVX2 and fused multiply-add: 12 of 16 registers hold sums.
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define CONVOLVE convolve_avx2
+#define WIDTH 8
+#define ROWS 6
+#define ABREAST 1
+#include "tile.inc"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,16 @@
+// For processors with AVX-512: 16 of 32 registers hold sums, as many rows as there are registers for addresses.
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512vl,avx512dq,fma,prefer-vector-width=512")
+#endif
+#define CONVOLVE convolve_avx512
+#define WIDTH 16
+#define ROWS 8
+#define ABREAST 2
+#include "tile.inc"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,1 @@
+"""The compiled library: loading it registers the operators under torch.ops.sparseconv."""

@@ -1,0 +1,141 @@
+"""Convolutions against one product at a time, dense convolutions, and themselves on other instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparseconv import ops, reference
+from sparseconv.reference import pairs_of, random_cells
+from torch import nn
+
+CHANNELS = [(1, 1), (3, 5), (6, 32), (16, 16), (17, 33), (32, 13), (96, 96), (300, 20), (20, 300)]
+
+
+@pytest.fixture(params=ops.cpu_instructions())
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each set of instructions that this processor has."""
+    before = ops.use_cpu_instructions(request.param)
+    yield request.param
+    ops.use_cpu_instructions(before)
+
+
+def made(indices: torch.Tensor, extent: int, channels: tuple[int, int], kernel: int, seed: int = 1) -> tuple:
+    random = torch.Generator().manual_seed(seed)
+    features = torch.randn(len(indices), channels[0], generator=random)
+    weight = (
+        torch.randn(channels[1], kernel, kernel, kernel, channels[0], generator=random)
+        / (channels[0] * kernel**3) ** 0.5
+    )
+    bias = torch.randn(channels[1], generator=random)
+    residual = torch.randn(len(indices), channels[1], generator=random)
+    return features, weight, bias, residual, ops.subm_map(ops.sort_cells(indices, (extent,) * 3), kernel)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_is_a_dense_one_at_occupied_cells(
+    instructions: str, channels: tuple[int, int], kernel: int
+) -> None:
+    indices = random_cells(900, 12, clouds=2)
+    features, weight, bias, _, found = made(indices, 12, channels, kernel)
+    where = indices.long().unbind(1)
+    dense = torch.zeros(2, 12, 12, 12, channels[0], dtype=torch.float64)
+    dense[where] = features.double()
+    expected = nn.functional.conv3d(
+        dense.permute(0, 4, 1, 2, 3), weight.double().permute(0, 4, 1, 2, 3), bias.double(), padding=kernel // 2
+    ).permute(0, 2, 3, 4, 1)[where]
+    ours = ops.conv(features, ops.pack_weight(weight), channels[1], found, bias)
+    assert torch.allclose(ours.double(), expected, atol=2e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.sets(st.tuples(st.integers(0, 2), *[st.integers(0, 4)] * 3), min_size=1, max_size=60),
+    channels=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    with_bias=st.booleans(),
+    with_residual=st.booleans(),
+    relu=st.booleans(),
+)
+def test_all_ends_of_a_convolution(
+    rows: set[tuple[int, int, int, int]],
+    channels: tuple[int, int],
+    with_bias: bool,
+    with_residual: bool,
+    relu: bool,
+) -> None:
+    indices = torch.tensor(list(rows), dtype=torch.int32)
+    features, weight, bias, residual, found = made(indices, 5, channels, 3)
+    ends = (bias if with_bias else None, residual if with_residual else None, relu)
+    expected = reference.conv(features, weight, pairs_of(found, 27), len(indices), *ends)
+    ours = ops.conv(features, ops.pack_weight(weight), channels[1], found, *ends)
+    assert torch.allclose(ours.double(), expected, atol=1e-4)
+    matrix = weight[:, 1:2, 1:2, 1:2].contiguous()
+    here = {(row, 0, row) for row in range(len(indices))}
+    expected = reference.conv(features, matrix, here, len(indices), *ends)
+    ours = ops.linear(features, ops.pack_weight(matrix), channels[1], *ends)
+    assert torch.allclose(ours.double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [(96, 96), (20, 200), (300, 7)])
+def test_bits_depend_on_nothing_else(channels: tuple[int, int]) -> None:
+    indices = random_cells(2600, 16, clouds=3)
+    features, weight, bias, residual, found = made(indices, 16, channels, 3)
+    packed = ops.pack_weight(weight)
+
+    def run() -> torch.Tensor:
+        return ops.conv(features, packed, channels[1], found, bias, residual, True)
+
+    expected = run()
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3, 16):
+            torch.set_num_threads(number)
+            assert torch.equal(run(), expected), f"{number} threads"
+    finally:
+        torch.set_num_threads(threads)
+    for cloud in range(3):
+        # Alone, in another order, in a larger grid.
+        rows = (indices[:, 0] == cloud).nonzero().squeeze(1).flip(0)
+        alone = indices[rows].contiguous()
+        alone[:, 0] = 0
+        one = ops.subm_map(ops.sort_cells(alone, (90, 40, 17)), 3)
+        ours = ops.conv(features[rows], packed, channels[1], one, bias, residual[rows], True)
+        assert torch.equal(ours, expected[rows]), f"cloud {cloud}"
+    wide = [name for name in ops.cpu_instructions() if name != "default"]
+    for name in wide:
+        before = ops.use_cpu_instructions(name)
+        try:
+            assert torch.equal(run(), expected), name
+        finally:
+            ops.use_cpu_instructions(before)
+
+
+def test_rows_without_pairs_have_the_bias_alone() -> None:
+    # The last plane of an odd extent lies in no window.
+    indices = torch.tensor([[0, 0, 0, 0], [0, 8, 1, 1]], dtype=torch.int32)
+    found = ops.down_map(ops.sort_cells(indices, (9, 4, 4)), 2, 2)
+    assert found.indices.tolist() == [[0, 0, 0, 0]]
+    packed, bias = ops.pack_weight(torch.ones(3, 2, 2, 2, 2)), torch.tensor([1.0, 2.0, 3.0])
+    up = ops.conv(torch.ones(1, 2), packed, 3, found.up, bias)
+    assert up.tolist() == [[3.0, 4.0, 5.0], [1.0, 2.0, 3.0]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_stays_among_its_neighbours(value: float) -> None:
+    indices = random_cells(300, 10)
+    features, weight, bias, _, found = made(indices, 10, (5, 7), 3)
+    features[17, 2] = value
+    ours = ops.conv(features, ops.pack_weight(weight), 7, found, bias, relu=False)
+    reached = {target for target, _, source in pairs_of(found, 27) if source == 17}
+    assert set((~ours.isfinite()).any(1).nonzero().squeeze(1).tolist()) == reached
+
+
+def test_nothing_in_nothing_out() -> None:
+    cells = ops.sort_cells(torch.empty(0, 4, dtype=torch.int32), (8, 8, 8))
+    packed = ops.pack_weight(torch.ones(3, 3, 3, 3, 2))
+    assert ops.conv(torch.empty(0, 2), packed, 3, ops.subm_map(cells, 3)).shape == (0, 3)
+    assert ops.linear(torch.empty(0, 2), packed[:1].contiguous(), 3).shape == (0, 3)
