@@ -1,4 +1,4 @@
-"""Batches for training, made by processes of their own: scenes, sensors, crops, frames, and the service's transforms."""
+"""Batches for training, made by processes of their own: scenes, sensors, crops, frames, the service's transforms."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training import objects, sensors, solids
+from training import electronics, objects, sensors, solids
 from training.scenes import Place, Scene, scene
 from training.sensors import Family
 
-VERSION = 1
+VERSION = 2
 """Of the generator: another number, other clouds for the same seeds."""
 
 
@@ -117,13 +117,13 @@ def _look(
     met = part >= 0
     point = eye[:, None] + torch.where(met, t, 1.0)[..., None] * direction.transpose(1, 2)
     normal, bulge = solids.normals(built, part, point)
-    t = t - sensors.warp(point, normal, bulge, direction)
+    t = t - electronics.warp(point, normal, bulge, direction)
     point = eye[:, None] + torch.where(met, t, 1.0)[..., None] * direction.transpose(1, 2)
 
     facing = -(normal * torch.nn.functional.normalize(direction, dim=1).transpose(1, 2)).sum(2)
     seen = met & (facing > sensors.column(used, "glance", t)[..., 0])
     dark = built.dark.gather(1, part.clamp(min=0))
-    seen &= ~(met & (sensors.patches(views, (rows, columns), eye.device, random).flatten(1) < dark))
+    seen &= ~(met & (electronics.patches(views, (rows, columns), eye.device, random).flatten(1) < dark))
     baselines = sensors.column(used, "baseline_m", t)[..., 0]
     if bool((baselines != 0).any()):
         lamp = eye + baselines * axes[:, 0]
@@ -132,9 +132,9 @@ def _look(
         seen &= (reached > 1 - 0.006) | (baselines == 0)
 
     depth = torch.where(seen, t, torch.inf).view(views, rows, columns)
-    depth, moved = sensors.ragged(used, depth, part.view(views, rows, columns), random)
+    depth, moved = electronics.ragged(used, depth, part.view(views, rows, columns), random)
     clean = depth
-    depth, kept = sensors.electronics(used, depth, random)
+    depth, kept = electronics.report(used, depth, random)
     part = _nearest(clean, depth, moved).flatten(1)
     coord = eye[:, None] + depth.flatten(1)[..., None] * direction.transpose(1, 2)
     return coord, part, kept.flatten(1)
@@ -185,7 +185,12 @@ def _unless_empty(cloud: Cloud, mask: Tensor) -> Cloud:
 
 
 def frame(cloud: Cloud, rng: np.random.Generator) -> Tensor:
-    """Return the coordinates (n, 3) in a frame drawn at random: turned by any rotation, shifted by metres."""
+    """Return the coordinates (n, 3) in a frame that users have: the camera's, the scene's with z up, or any at all."""
+    kind = rng.random()
+    if kind < 0.35:
+        return in_camera(cloud)
+    if kind < 0.5:
+        return cloud.coord
     matrix = torch.from_numpy(objects.tumble(rng).astype(np.float32)).to(cloud.coord)
     shift = torch.from_numpy(rng.normal(0, 1.0, 3).astype(np.float32)).to(cloud.coord)
     return (cloud.coord - cloud.focus) @ matrix.T + shift

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -24,12 +25,13 @@ HELD_OUT = 990_000
 """First number of the seeds of evaluation; training uses its own seed there, a small number."""
 
 
-def generated(label: Labeller, views: int) -> dict[str, Score]:
+def generated(label: Labeller, views: int, device: torch.device) -> dict[str, Score]:
     """Return the scores on held-out generated scenes, by kind of place, by kind of sensor, and together.
 
     Args:
         label: what labels a cloud.
         views: clouds for each pair of place and sensor.
+        device: where to cast the rays; chance differs between kinds of device.
     """
     totals: dict[str, Score] = {}
     pairs = [(place, family) for place in scenes.PLACES for family in sensors.FAMILIES]
@@ -37,17 +39,17 @@ def generated(label: Labeller, views: int) -> dict[str, Score]:
         for number in range(views):
             shape = sensors.SHAPES[family][number % len(sensors.SHAPES[family])]
             seed = (HELD_OUT, index, number)
-            cloud = clouds.generate(seed, 1, torch.device("cpu"), place=place, family=family, shape=shape, fuse=1)[0]
+            cloud = clouds.generate(seed, 1, device, place=place, family=family, shape=shape, fuse=1)[0]
             if len(cloud) < 500:
                 continue
-            coord = clouds.frame(cloud, np.random.default_rng(seed)).double().numpy()
-            got = score(label(coord), cloud.label.numpy())
+            coord = clouds.frame(cloud, np.random.default_rng(seed)).double().cpu().numpy()
+            got = score(label(coord), cloud.label.cpu().numpy())
             for key in ("all", place.__name__, family):
                 totals[key] = totals.get(key, Score(0, 0, 0)) + got
     return totals
 
 
-def read_real(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_real(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return a real scan's coordinates (n, 3) and the truth (n,): 1 box, 0 background, -1 not counted.
 
     The file's field `label` is 20 and above on boxes, 1 on the background, 0 where nothing was labelled.
@@ -70,7 +72,7 @@ def real(paths: Iterable[Path], label: Labeller, rotate: int, url: str | None) -
         rotate: random rotations and shifts of each scan.
         url: post the file itself to the service there, instead of its coordinates, for the score as it is.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in track(list(paths), "real scans"):
         coord, truth = read_real(path)
         plain = post(url, NAME, path.read_bytes(), "pcd") if url else label(coord)
@@ -111,13 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--real", type=Path, default=None, help="folder of labelled PCD scans")
     parser.add_argument("--rotate", type=int, default=0, help="random rotations of each real scan")
     parser.add_argument("--http", default=None, help="URL of a running service to measure, in place of this process")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; without --http")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the scenes and the model")
     parser.add_argument("--json", type=Path, default=None, help="write the figures there, too")
     chosen = parser.parse_args(arguments)
     label = over_http(chosen.http, NAME) if chosen.http else in_process(NAME, torch.device(chosen.device))
     figures: dict[str, Any] = {}
     if chosen.views:
-        totals = generated(label, chosen.views)
+        totals = generated(label, chosen.views, torch.device(chosen.device))
         rows = [
             {"generated": key, "iou": got.iou, "precision": got.precision, "recall": got.recall}
             for key, got in totals.items()

@@ -44,7 +44,7 @@ class Score:
         return Score(self.hits + other.hits, self.extra + other.extra, self.missed + other.missed)
 
 
-def score(label: NDArray[np.integer], truth: NDArray[np.integer], of: int = 1) -> Score:
+def score(label: NDArray[np.int64], truth: NDArray[np.int64], of: int = 1) -> Score:
     """Return how the labels (n,) agree with the truth (n,) on the class `of`; points with a truth below 0 are left out.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -70,10 +71,10 @@ def cylinder(radius: float, height: float, at: Sequence[float] = (0.0, 0.0, 0.0)
     return Part(CYLINDER, np.asarray(at, dtype=float) + (0.0, 0.0, half[2]), half, np.eye(3))
 
 
-def ellipsoid(half: Sequence[float] | Array, at: Sequence[float] = (0.0, 0.0, 0.0)) -> Part:
+def ellipsoid(half: Sequence[float] | NDArray[Any], at: Sequence[float] | NDArray[Any] = (0.0, 0.0, 0.0)) -> Part:
     """Return an ellipsoid with these half axes whose lowest point is at the point."""
-    half = np.asarray(half, dtype=float)
-    return Part(ELLIPSOID, np.asarray(at, dtype=float) + (0.0, 0.0, half[2]), half, np.eye(3))
+    size = np.asarray(half, dtype=float)
+    return Part(ELLIPSOID, np.asarray(at, dtype=float) + (0.0, 0.0, size[2]), size, np.eye(3))
 
 
 def rod(start: Array, end: Array, radius: float) -> Parts:
@@ -186,7 +187,7 @@ def lamp(rng: Generator, scale: float) -> Parts:
     return [
         cylinder(tall * 0.15, 0.02),
         cylinder(0.01, tall),
-        ellipsoid(tall * np.array((0.2, 0.2, 0.15)), (0, 0, tall)),
+        ellipsoid((0.2 * tall, 0.2 * tall, 0.15 * tall), (0, 0, tall)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Put trained weights into the service: python -m training.publish runs/parcels/weights.pt --log runs/parcels/log.json"""
+"""Put trained weights into the service: python -m training.publish WEIGHTS --log LOG --figures FIGURES"""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Publish as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m training.publish", description=__doc__)
     parser.add_argument("weights", type=Path, help="weights.pt of a training")
-    parser.add_argument("--log", type=Path, default=None, help="log.json of that training")
+    parser.add_argument("--log", type=Path, nargs="*", default=(), help="log.json of each run, the first one first")
     parser.add_argument("--figures", type=Path, default=None, help="what training.evaluate --json wrote")
     parser.add_argument("--machine", default="one NVIDIA H100", help="where it was trained")
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="where to")
@@ -76,12 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "what_a_box_is": "flat faces at right angles, edges of 2.5 cm to 1 m, closed or with an open lid",
         "licence": "MIT",
     }
-    if chosen.log:
-        log = json.loads(chosen.log.read_text(encoding="utf-8"))
-        about["training"] = {
-            "generator": log["generator"], "seed": log["seed"], "steps": log["steps"], "views_per_step": log["views"],
-            "minutes": round(log["seconds"] / 60, 1), "machine": chosen.machine,
-        }  # fmt: skip
+    logs = [json.loads(path.read_text(encoding="utf-8")) for path in chosen.log]
+    about["training"] = [
+        {
+            "generator": log["generator"],
+            "seed": log["seed"],
+            "steps": log["steps"],
+            "views_per_step": log["views"],
+            "minutes": round(log["seconds"] / 60, 1),
+            "machine": chosen.machine,
+        }
+        for log in logs
+    ]
     if chosen.figures:
         about["accuracy"] = _summary(json.loads(chosen.figures.read_text(encoding="utf-8")))
     publish(chosen.weights, about, chosen.folder)

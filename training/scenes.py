@@ -155,7 +155,7 @@ def furnish(rng: Generator, layout: Layout, bounds: tuple[float, float], kinds: 
     """Put boxes and clutter on the layout: mostly both, sometimes only the one or the other."""
     theme = rng.random()
     boxes = 0 if theme < 0.06 else int(rng.integers(1, 6))
-    others = 0 if theme > 0.6 else int(rng.integers(1, 8))
+    others = 0 if theme > 0.78 else int(rng.integers(1, 8))
     spread = float(rng.uniform(0.35, 1.0))
     order = rng.permutation([True] * boxes + [False] * others)
     for wanted in order:

@@ -64,8 +64,16 @@ class Solids:
 
     def select(self, scenes: Tensor) -> Solids:
         """Return the solids of the scenes (V,), repeated as they are named."""
-        rows = (self.center, self.half, self.axes, self.label, self.number, self.bulge, self.dark)
-        return Solids(*(row[scenes] for row in rows), kinds=self.kinds)
+        return Solids(
+            self.center[scenes],
+            self.half[scenes],
+            self.axes[scenes],
+            self.label[scenes],
+            self.number[scenes],
+            self.bulge[scenes],
+            self.dark[scenes],
+            self.kinds,
+        )
 
 
 def stack(scenes: Sequence[Sequence[Part]], device: torch.device) -> Solids:

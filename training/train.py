@@ -254,9 +254,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="start_from", type=Path, default=None, help="weights.pt to begin with")
     chosen = parser.parse_args(arguments)
     log = train(
-        chosen.out, steps=chosen.steps, minutes=chosen.minutes, pause=chosen.pause, views=chosen.views,
-        seed=chosen.seed, top_rate=chosen.rate, workers=chosen.workers, times=chosen.times, device=torch.device(chosen.device), start_from=chosen.start_from,
-    )  # fmt: skip
+        chosen.out,
+        steps=chosen.steps,
+        minutes=chosen.minutes,
+        pause=chosen.pause,
+        views=chosen.views,
+        seed=chosen.seed,
+        top_rate=chosen.rate,
+        workers=chosen.workers,
+        times=chosen.times,
+        device=torch.device(chosen.device),
+        start_from=chosen.start_from,
+    )
     print(f"{log['steps']} steps in {log['seconds']:.0f} s; weights in {chosen.out / 'weights.pt'}")
 
 
