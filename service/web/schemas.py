@@ -33,7 +33,9 @@ class SegmentQuery(BaseModel):
     columns: str | None = Field(
         None, description="Columns of a text file, separated by commas: x,y,z,red,green,blue,intensity,nx,ny,nz,..."
     )
-    separator: str | None = Field(None, description="Separator of a text file: space, tab, comma, semicolon.", max_length=16)
+    separator: str | None = Field(
+        None, description="Separator of a text file: space, tab, comma, semicolon.", max_length=16
+    )
     skip_rows: int | None = Field(None, ge=0, le=1_000_000, description="Lines before a text file's data.")
 
     def file_options(self, max_points: int) -> Options:
