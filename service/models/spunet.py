@@ -11,7 +11,7 @@ from torch import nn
 
 from service.models.batch import Batch
 from service.models.layers.engine import Engine, Sequential
-from service.models.layers.fold import fold
+from service.models.layers.fold import fold, fold_relu
 
 _MARGIN = 96
 """Cells that Pointcept leaves free above the largest coordinate: no level of the network cuts an odd edge off."""
@@ -21,11 +21,14 @@ def _norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
 
 
-def _fold_sequence(modules: Sequential) -> None:
-    """Fold a norm that stands second in a sequence into the convolution that stands first."""
+def _fold_sequence(modules: Sequential, fuses: bool) -> None:
+    """Fold a norm that stands second in a sequence, and a ReLU that stands third, into the convolution before them."""
     if len(modules) > 1:
         fold(modules[0], modules[1])
         modules[1] = nn.Identity()
+    if len(modules) > 2 and fuses:
+        fold_relu(modules[0])
+        modules[2] = nn.Identity()
 
 
 class BasicBlock(nn.Module):
@@ -42,16 +45,23 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
         self.conv2 = engine.subm_conv(channels, channels, 3, indice_key=indice_key)
         self.bn2: nn.Module = _norm(channels)
+        self.fused = False
 
-    def fold(self) -> None:
-        """Fold the norms into the convolutions; inference only."""
+    def fold(self, fuses: bool) -> None:
+        """Fold the norms into the convolutions, and all else where the engine fuses; inference only."""
         fold(self.conv1, self.bn1)
         fold(self.conv2, self.bn2)
         self.bn1, self.bn2 = nn.Identity(), nn.Identity()
-        _fold_sequence(self.proj)
+        _fold_sequence(self.proj, fuses)
+        self.fused = fuses
+        if fuses:
+            fold_relu(self.conv1)
+            fold_relu(self.conv2)
 
     def forward(self, x: Any) -> Any:
         y = self.conv1(x)
+        if self.fused:
+            return self.conv2(y, residual=self.proj(x).features)
         y = y.replace_feature(self.relu(self.bn1(y.features)))
         y = self.conv2(y)
         y = y.replace_feature(self.bn2(y.features) + self.proj(x).features)
@@ -117,15 +127,18 @@ class SpUNet(nn.Module):
     def fold(self) -> None:
         """Fold all batch norms into the convolutions before them; the network then only infers."""
         for sequence in (self.conv_input, *self.down, *self.up):
-            _fold_sequence(sequence)
+            _fold_sequence(sequence, self.engine.fuses)
         for block in (block for stage in (*self.enc, *self.dec) for block in stage):
-            block.fold()
+            block.fold(self.engine.fuses)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
         indices = torch.cat([batch.cloud.unsqueeze(1).int(), batch.grid_coord.int()], dim=1)
         shape = [largest + _MARGIN for largest in batch.grid_coord.amax(dim=0).tolist()]
-        x = self.engine.tensor(batch.feat, indices, shape, len(batch))
+        feat, order = batch.feat, self.engine.order(indices, shape)
+        if order is not None:
+            feat, indices = feat[order], indices[order]
+        x = self.engine.tensor(feat, indices, shape, len(batch))
         x = self.conv_input(x)
         skips = []
         for down, enc in zip(self.down, self.enc, strict=True):
@@ -134,7 +147,8 @@ class SpUNet(nn.Module):
         for up, dec in zip(reversed(self.up), reversed(self.dec), strict=True):
             x = up(x)
             x = dec(x.replace_feature(torch.cat([x.features, skips.pop().features], dim=1)))
-        return self.final(x).features if not isinstance(self.final, nn.Identity) else x.features
+        y: torch.Tensor = self.final(x).features if not isinstance(self.final, nn.Identity) else x.features
+        return y if order is None else torch.empty_like(y).index_copy_(0, order, y)
 
 
 class Segmentor(nn.Module):

@@ -8,23 +8,33 @@ import pytest
 import torch
 
 from service.models.layers.engine import Engine, engine
+from service.models.layers.native import NativeEngine
 from tests.models.untrained import write
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["native", "spconv"])
+def made(name: str) -> Engine:
+    """Return an engine on the CPU: torch and compiled are both called native."""
+    if name == "torch":
+        return NativeEngine(CPU)
+    if name == "compiled":
+        pytest.importorskip("sparseconv", reason="libs/sparseconv is not built")
+    else:
+        pytest.importorskip("spconv", reason="spconv is not installed: there is no oracle to compare with")
+    return engine("native" if name == "compiled" else "spconv", CPU)
+
+
+@pytest.fixture(params=["torch", "compiled", "spconv"])
 def either_engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine on the CPU; spconv's is the slow one that serves as an oracle."""
-    if request.param == "spconv":
-        pytest.importorskip("spconv", reason="spconv is not installed: there is no oracle to compare with")
-    return engine(request.param, CPU)
+    return made(request.param)
 
 
-@pytest.fixture
-def native() -> Engine:
-    """The native engine on the CPU."""
-    return engine("native", CPU)
+@pytest.fixture(params=["torch", "compiled"])
+def native(request: pytest.FixtureRequest) -> Engine:
+    """The native engines on the CPU."""
+    return made(request.param)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,17 @@ def test_engines_are_chosen_by_name() -> None:
     assert engine("auto", CPU).name == "native"
     with pytest.raises(ValueError, match="'cudnn' is unknown: use auto, spconv or native"):
         engine("cudnn", CPU)  # type: ignore[arg-type]
+
+
+def test_without_the_compiled_library_there_is_a_warning_and_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sparseconv", None)
+    monkeypatch.delitem(sys.modules, "service.models.layers.compiled", raising=False)
+    with pytest.warns(UserWarning, match="libs/sparseconv is not built .* plain torch, more slowly"):
+        assert isinstance(engine("native", CPU), NativeEngine)
+
+
+def test_a_device_that_the_compiled_library_does_not_serve_has_plain_torch() -> None:
+    assert isinstance(engine("native", torch.device("cuda")), NativeEngine)
 
 
 @torch.inference_mode()

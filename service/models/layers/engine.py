@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
@@ -34,6 +35,16 @@ class Engine(Protocol):
     name: str
     folds: bool
     """Whether its layers take a bias on this device, so that batch norms can be folded into them."""
+    fuses: bool
+    """Whether its layers have an attribute `relu` and take a `residual`: the end of a block in the same pass."""
+
+    def order(self, indices: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor | None:
+        """Return the (M,) int64 order of rows in which the convolutions are fastest; None: any is as good as another.
+
+        Args:
+            indices: (M, 4) int32 rows of (cloud, x, y, z); each row once.
+            spatial_shape: extent of the grid in cells along x, y, z.
+        """
 
     def tensor(
         self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
@@ -93,6 +104,8 @@ class Sequential(nn.Sequential):
 def engine(name: EngineName, device: torch.device) -> Engine:
     """Return the engine of that name for the device; auto is spconv on CUDA where it is installed, else native.
 
+    native is libs/sparseconv where it is built and serves the device, else plain torch.
+
     Raises:
         ValueError: the name is not one of auto, spconv, native.
         ImportError: spconv was asked for and cannot be imported.
@@ -105,6 +118,18 @@ def engine(name: EngineName, device: torch.device) -> Engine:
         from service.models.layers.spconv import SpconvEngine
 
         return SpconvEngine(device)
+    return _native(device)
+
+
+def _native(device: torch.device) -> Engine:
+    """Return the compiled engine where libs/sparseconv serves the device, else the one in plain torch."""
     from service.models.layers.native import NativeEngine
 
-    return NativeEngine(device)
+    try:
+        from service.models.layers.compiled import CompiledEngine
+    except ImportError as reason:
+        if device.type == "cpu":
+            message = f"libs/sparseconv is not built ({reason}): sparse convolutions run in plain torch, more slowly."
+            warnings.warn(message, stacklevel=3)
+        return NativeEngine(device)
+    return CompiledEngine() if CompiledEngine.serves(device) else NativeEngine(device)

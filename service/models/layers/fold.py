@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: at inference a norm is a scale and a shift."""
+"""Batch norms and ReLUs folded into the convolutions before them: at inference a norm is a scale and a shift."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def fold(convolution: nn.Module, norm: nn.Module) -> None:
     if isinstance(bias, nn.Parameter):
         shift = shift + bias * scale
     convolution.bias = nn.Parameter(shift)
+
+
+def fold_relu(convolution: nn.Module) -> None:
+    """Have a convolution of an engine that fuses take the ReLU of its result in the same pass; see `Engine.fuses`."""
+    assert hasattr(convolution, "relu")
+    convolution.relu = True  # type: ignore[assignment]

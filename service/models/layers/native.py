@@ -189,9 +189,13 @@ class NativeEngine:
 
     name = "native"
     folds = True
+    fuses = False
 
     def __init__(self, device: torch.device) -> None:
         self.team = Team(torch.get_num_threads() if device.type == "cpu" else 1)
+
+    def order(self, indices: torch.Tensor, spatial_shape: Sequence[int]) -> None:
+        """Leave rows as they are; see `Engine.order`."""
 
     def tensor(
         self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int

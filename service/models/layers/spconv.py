@@ -18,6 +18,7 @@ class SpconvEngine:
     """
 
     name = "spconv"
+    fuses = False
 
     def __init__(self, device: torch.device) -> None:
         import spconv.pytorch as library
@@ -27,6 +28,9 @@ class SpconvEngine:
         # On the CPU spconv has the gather-scatter algorithm alone, and does not choose it by itself.
         self.folds = device.type != "cpu"
         self._algo = ConvAlgo.Native if device.type == "cpu" else None
+
+    def order(self, indices: torch.Tensor, spatial_shape: Sequence[int]) -> None:
+        """Leave rows as they are; see `Engine.order`."""
 
     def tensor(
         self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
