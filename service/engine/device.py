@@ -22,6 +22,7 @@ class Device:
     Attributes:
         cards: the loaded models' cards, as JSON values; those of the last worker while a new one starts.
         about: what the worker said of the device.
+        environment: what it said of its Python, torch and GPU; see service/environment.py.
         starts: how often a worker was started.
     """
 
@@ -30,6 +31,7 @@ class Device:
         self._child: Child | None = None
         self.cards: list[dict[str, Any]] = []
         self.about: dict[str, Any] = {}
+        self.environment: dict[str, Any] = {}
         self.starts = 0
 
     @property
@@ -64,6 +66,7 @@ class Device:
             self.close()
             raise from_message(message["error"])
         self.cards, self.about = message["cards"], message["device"]
+        self.environment = message["environment"]
         log.info("worker ready", pid=child.pid, seconds=round(time.monotonic() - started, 2), **self.about)
 
     def run(self, message: Message, descriptor: int, deadline: float) -> tuple[Message, list[int]]:

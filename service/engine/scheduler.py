@@ -120,6 +120,7 @@ class Scheduler:
                 "reason": self._reason,
                 "queue": {"requests": len(self._queue), "points": self._queued_points},
                 "device": self._device.about,
+                "environment": self._device.environment,
                 "worker_pid": self._device.pid,
                 "worker_starts": self._device.starts,
                 "models": self._device.cards,

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import torch
 
-from service import transforms
+from service import environment, transforms
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
 from service.engine.child import inherited_channel
@@ -126,7 +126,8 @@ def _serve(channel: Channel, chosen: Settings) -> None:
         channel.send({"error": to_message(InternalError(f"the models do not load: {error}"))})
         return
     cards = [card_message(model.card) for model in worker.models.values()]
-    channel.send({"ready": True, "cards": cards, "device": describe(worker.device, worker.models)})
+    about = {"device": describe(worker.device, worker.models), "environment": environment.report()}
+    channel.send({"ready": True, "cards": cards, **about})
     while True:
         message, descriptors = channel.receive()
         try:

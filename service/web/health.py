@@ -38,7 +38,9 @@ def health() -> tuple[HealthAnswer, int, dict[str, str]]:
     if "verbose" in request.args:
         answer = VerboseHealthAnswer(
             **shown,
-            environment={"python": platform.python_version(), "platform": platform.platform()},
+            # The worker's own words: this process has no torch to ask. Before there is a worker, what this one knows.
+            environment=status.get("environment")
+            or {"python": platform.python_version(), "platform": platform.platform()},
             processes={name: status.get(name) for name in ("engine_pid", "worker_pid", "worker_starts", "readers")},
         )
     ready = status["state"] == "ready"

@@ -20,6 +20,7 @@ class FakeDevice:
     def __init__(self) -> None:
         self.cards: list[dict[str, Any]] = [{"name": "stub"}]
         self.about: dict[str, Any] = {}
+        self.environment: dict[str, Any] = {}
         self.pid = None
         self.starts = 0
         self.up = False

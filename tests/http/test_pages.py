@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 
 from tests.http.conftest import Service
@@ -20,6 +21,17 @@ def test_health_verbose_knows_the_processes(service: Service) -> None:
     body = service.get("/health?verbose").json()
     assert body["processes"]["worker_pid"] != body["processes"]["engine_pid"]
     assert body["environment"]["python"]
+
+
+def test_health_verbose_has_the_worker_s_environment(service: Service) -> None:
+    import torch
+
+    found = service.get("/health?verbose").json()["environment"]
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert found["cuda"] == torch.version.cuda
+    assert found["cuda_available"] is torch.cuda.is_available()
+    assert found.keys() >= {"device", "capability", "flash_attention"}
 
 
 def test_model_cards(service: Service) -> None:
