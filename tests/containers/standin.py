@@ -88,6 +88,9 @@ def create(path):
     print("stand-in: making", env, "from pip", flush=True)
     shutil.copytree(PREFIX / "base", env, symlinks=True)
     python = str(env / "bin" / "python")
+    for script in (env / "bin").iterdir():  # pip's names the place where the interpreter was before
+        if script.is_file() and not script.is_symlink() and script.read_bytes()[:2] == b"#!":
+            script.write_text(f"#!{python}\\n" + script.read_text().split("\\n", 1)[1])
     conda, pip, into = [], [], None
     for line in parts["dependencies"][1:]:
         entry = line.removeprefix("- ")

@@ -218,7 +218,7 @@ def test_a_lib_that_does_not_build_stops_the_tests_only(clone: Clone) -> None:
     assert "metadata-generation-failed" in only_sentence(clone.run("--setup", "--tests"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--loca"], ["--local", "more"]])
+@pytest.mark.parametrize("arguments", [["--loca"], ["--local", "more"], ["--file"], ["--no-gpu", "--local"]])
 def test_build_and_test_misuse(clone: Clone, arguments: list[str]) -> None:
     result = clone.run(*arguments, script="build_and_test.sh")
     assert result.returncode == 2
