@@ -62,7 +62,7 @@ def imported(*folders: str) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.split(".")[0])
-    ours = {"service", "tests", "training", "benchmarks", *(path.name for path in (ROOT / "libs").glob("*"))}
+    ours = {"service", "tests", "training", "benchmarks", "stack", *(path.name for path in (ROOT / "libs").glob("*"))}
     return names - set(sys.stdlib_module_names) - ours
 
 
