@@ -229,3 +229,18 @@ def test_build_and_test_help(clone: Clone) -> None:
     result = clone.run("--help", script="build_and_test.sh")
     assert result.returncode == 0
     assert "--local" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [([], "docker is not installed"), (["--file", "Dockerfile.none"], "--file takes Dockerfile.gpu or")],
+)
+def test_build_and_test_without_what_it_needs(clone: Clone, arguments: list[str], sentence: str) -> None:
+    (clone.folder / "Dockerfile.gpu").write_text("FROM nothing\n")
+    assert sentence in only_sentence(clone.run(*arguments, script="build_and_test.sh"))
+
+
+def test_build_and_test_without_an_engine(clone: Clone) -> None:
+    (clone.folder / "Dockerfile.gpu").write_text("FROM nothing\n")
+    clone.program("docker", "exit 1")
+    assert "no Docker Engine answers" in only_sentence(clone.run(script="build_and_test.sh"))

@@ -1,0 +1,82 @@
+"""smoke_tests.py: its table, its JSON, its exit status, and what it finds missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {name: value for name, value in os.environ.items() if name not in ("CONDA_DEFAULT_ENV", "EXPECTED_CUDA")}
+    command = [sys.executable, str(ROOT / "smoke_tests.py"), *options]
+    return subprocess.run(command, env={**own, **environment}, capture_output=True, text=True, timeout=300)
+
+
+def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
+    return {check["name"]: (check["status"], check["detail"]) for check in json.loads(done.stdout)["checks"]}
+
+
+def test_table_and_the_bundled_model() -> None:
+    done = run("--only", "environment,torch and CUDA,bundled model")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PyTorch" in done.stdout
+    assert "Compute capability" in done.stdout
+    assert "192634 points of parcels.ply" in done.stdout
+    assert done.stdout.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
+
+
+def test_without_a_gpu() -> None:
+    if gpu.query().fault is None:
+        pytest.skip("there is a GPU here")
+    done = run("--json", "--only", "driver and GPU,CUDA kernels")
+    assert done.returncode == 0
+    assert {status for status, _detail in statuses(done).values()} == {"skip"}
+    required = run("--json", "--require-gpu", "--only", "driver and GPU,CUDA kernels,spconv forward")
+    assert required.returncode == 1
+    for status, detail in statuses(required).values():
+        assert status == "fail"
+        assert "driver" in detail
+    assert json.loads(required.stdout)["environment"].keys() >= {"python", "torch", "cuda", "device", "flash_attention"}
+
+
+def test_missing_packages_and_an_environment_that_is_not_active() -> None:
+    done = run("--json", "--complete", "--only", "environment")
+    assert done.returncode == 1
+    status, detail = statuses(done)["environment"]
+    assert status == "fail"
+    assert "flash-attn 2.7.4.post1 is not installed" in detail
+    done = run("--json", "--only", "environment", CONDA_DEFAULT_ENV="pointcept-torch2.5.0-cu12.4")
+    assert "conda activate pointcept-torch2.5.0-cu12.4" in statuses(done)["environment"][1]
+
+
+def test_unknown_check() -> None:
+    done = run("--only", "nonsense")
+    assert done.returncode == 2
+    assert "there are: environment" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["import pointops._C", "import pointgroup_ops_cuda", "import sparseconv._C"])
+def test_the_users_own_commands(command: str) -> None:
+    module = command.split()[1]
+    pytest.importorskip(module, reason="the libraries are not built here", exc_type=ImportError)
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_extensions_and_kernels() -> None:
+    for module in ("pointops._C", "pointgroup_ops_cuda", "sparseconv._C"):
+        pytest.importorskip(module, reason="the libraries are not built here", exc_type=ImportError)
+    done = run("--json", "--only", "our extensions,architectures,CPU kernels")
+    assert done.returncode == 0, done.stdout
+    asked = run("--json", "--only", "architectures", FORCE_CUDA="1", TORCH_CUDA_ARCH_LIST="5.0;9.0")
+    assert asked.returncode == 1
+    assert "which TORCH_CUDA_ARCH_LIST asks for" in statuses(asked)["architectures"][1]
