@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
 
@@ -61,6 +62,17 @@ class Worker:
         self.device = choose_device(chosen.device)
         names = [name.strip() for name in chosen.models.split(",") if name.strip()]
         self.models = {name: catalogue.load(name, self.device, chosen.engine) for name in names}
+        for name in names:
+            self._warm_up(name)
+
+    def _warm_up(self, name: str) -> None:
+        """Label a made-up cloud, so that no request pays for libraries that set themselves up on their first call."""
+        points = np.random.default_rng(0).uniform(0, 50 * self.models[name].recipe.grid_size, (5000, 3))
+        points[:4000, 2] = 0
+        color, intensity = np.zeros(points.shape, np.uint8), np.zeros(len(points), np.float32)
+        cloud = PointCloud(points, color, np.ones(points.shape, np.float32), intensity)
+        _reply, descriptor = self.segment({"model": name, "scores": False}, cloud)
+        os.close(descriptor)
 
     @torch.inference_mode()
     def segment(self, message: Message, cloud: PointCloud) -> tuple[Message, int]:

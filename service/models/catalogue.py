@@ -33,7 +33,7 @@ def load(
     engine: EngineName = "auto",
     folder: Path = WEIGHTS,
 ) -> Model:
-    """Load a model's weights and make it ready to run.
+    """Load a model's weights onto a device.
 
     Args:
         name: a name out of `cards`.
@@ -62,9 +62,7 @@ def load(
     network.eval()
     if layers.folds:
         network.fold()
-    model = Model(network, shown, recipe, layers, device)
-    model.warm_up()
-    return model
+    return Model(network, shown, recipe, layers, device)
 
 
 def _network(name: str, values: Mapping[str, Any], engine: Engine) -> Any:

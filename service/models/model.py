@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from service.models.batch import Batch, collate
+from service.models.batch import Batch
 from service.models.layers.engine import Engine
-from service.transforms.prepare import Tile
 from service.transforms.recipe import Recipe
-from service.transforms.tiles import Cells
 from service.values import ModelCard
 
 
@@ -39,15 +37,3 @@ class Model:
         with self._alone():
             logits: torch.Tensor = self._network(ready)
         return logits.float()
-
-    def warm_up(self) -> None:
-        """Run once on a made-up cloud, so that the first request does not pay for libraries that set themselves up."""
-        edge = 24
-        line = torch.arange(edge, dtype=torch.int32, device=self.device)
-        grid_coord = torch.cartesian_prod(line, line, line[:2])
-        coord = grid_coord * self.recipe.grid_size
-        feat = torch.zeros(len(coord), self.recipe.width, device=self.device)
-        rows = torch.arange(len(coord), device=self.device)
-        self.forward(collate([Tile(coord, grid_coord, feat, Cells(rows, torch.ones_like(coord[:, 0])))]))
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
