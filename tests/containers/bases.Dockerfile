@@ -16,3 +16,4 @@ RUN mkdir -p /usr/local/cuda && \
 # PyPI's torch 2.7.1 is the build for CUDA 12.6, as in PyTorch's image; there is no nvcc.
 FROM plain AS torch
 RUN pip install --no-cache-dir torch==2.7.1 numpy==1.26.4
+RUN ln -s python3 /usr/bin/python
