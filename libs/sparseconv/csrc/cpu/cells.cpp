@@ -5,10 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -16,18 +12,6 @@
 #include <utility>
 
 namespace sparseconv {
-
-at::Tensor with_large_pages(at::Tensor tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t PAGE = uintptr_t{1} << 21;
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t first = (begin + PAGE - 1) & ~(PAGE - 1);
-  const uintptr_t last = (begin + tensor.nbytes()) & ~(PAGE - 1);
-  // Advice only: where it is refused the pages stay small.
-  if (last > first + PAGE) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-  return tensor;
-}
 
 void sort_keys(uint64_t* keys, int32_t* rows, int64_t count, int bits) {
   constexpr int DIGIT = 11;

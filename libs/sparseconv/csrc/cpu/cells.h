@@ -50,7 +50,4 @@ void sort_keys(uint64_t* keys, int32_t* rows, int64_t count, int bits);
 // Checks what sort_cells or down_map has made before: keys go up, and `order` has a row for each.
 void check_cells(const char* op, const at::Tensor& keys, const at::Tensor& order);
 
-// Lets the kernel back a large new tensor with large pages: fewer faults when it is first written.
-at::Tensor with_large_pages(at::Tensor tensor);
-
 }  // namespace sparseconv

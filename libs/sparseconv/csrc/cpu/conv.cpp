@@ -71,7 +71,7 @@ at::Tensor pack_weight(const at::Tensor& weight) {
   const int64_t outputs = weight.size(0), inputs = weight.size(4);
   const int64_t volume = weight.size(1) * weight.size(2) * weight.size(3);
   const int64_t panels = tiles_of(outputs, PANEL);
-  at::Tensor packed = with_large_pages(at::zeros({volume, panels, inputs, PANEL}, weight.options()));
+  at::Tensor packed = at::zeros({volume, panels, inputs, PANEL}, weight.options());
   const float* from = weight.const_data_ptr<float>();
   float* to = packed.mutable_data_ptr<float>();
   at::parallel_for(0, volume * panels, 1, [&](int64_t begin, int64_t end) {
@@ -175,7 +175,7 @@ at::Tensor conv(
     there[row[i]] = true;
   }
 
-  at::Tensor output = with_large_pages(at::empty({count, out_channels}, features.options()));
+  at::Tensor output = at::empty({count, out_channels}, features.options());
   float* result = output.mutable_data_ptr<float>();
   const Convolve convolve = choice().convolve;
   std::atomic<const char*> wrong{nullptr};
@@ -216,7 +216,7 @@ at::Tensor linear(
   const int64_t count = features.dim() == 2 ? features.size(0) : 0;
   const Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
   TORCH_CHECK_VALUE(model.volume == 1, op, ": packed must have one kernel offset, not ", model.volume);
-  at::Tensor output = with_large_pages(at::empty({count, out_channels}, features.options()));
+  at::Tensor output = at::empty({count, out_channels}, features.options());
   float* result = output.mutable_data_ptr<float>();
   const Convolve convolve = choice().convolve;
   int32_t places[TILE_ROWS];

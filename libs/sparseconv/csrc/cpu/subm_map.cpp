@@ -270,8 +270,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> subm_map(
   });
   for (int64_t t = 0; t < tiles; ++t) pairs[t + 1] += pairs[t];
   start[tiles * kernel.volume] = pairs[tiles];
-  at::Tensor sources = with_large_pages(at::empty({pairs[tiles]}, order.options()));
-  at::Tensor targets = with_large_pages(at::empty({pairs[tiles]}, order.options().dtype(at::kByte)));
+  at::Tensor sources = at::empty({pairs[tiles]}, order.options());
+  at::Tensor targets = at::empty({pairs[tiles]}, order.options().dtype(at::kByte));
   int32_t* source = sources.mutable_data_ptr<int32_t>();
   uint8_t* target = targets.mutable_data_ptr<uint8_t>();
   at::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
