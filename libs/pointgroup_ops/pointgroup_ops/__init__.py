@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401 - loads the libraries that _C is linked with
 
-from . import _C, fakes
+from . import _C, fakes  # type: ignore[attr-defined]
 from .clustering import Clustering
 from .ops import ballquery_batch_p, bfs_cluster
 

@@ -5,7 +5,7 @@ A batch of clouds is rows one after another with an `offset`: cumulative counts 
 
 import torch  # noqa: F401 - loads the libraries that _C is linked with
 
-from . import _C, fakes
+from . import _C, fakes  # type: ignore[attr-defined]
 from .ops import (
     aggregation,
     attention_fusion_step,
