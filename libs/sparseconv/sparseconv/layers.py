@@ -52,7 +52,8 @@ class _Strided:
     """What a strided convolution leaves for its inverse."""
 
     down: ops.Down
-    fine: SparseTensor
+    fine_indices: torch.Tensor
+    fine_shape: tuple[int, int, int]
     kernel_size: tuple[int, int, int]
 
 
@@ -174,7 +175,7 @@ class SparseConv3d(_Convolution):
         found = x.maps.get(self.indice_key) if self.indice_key is not None else None
         if found is None:
             down = ops.down_map(x.cells, self.kernel_size, self.stride, self.padding, self.dilation)
-            found = _Strided(down, x.replace_feature(x.features[:0]), self.kernel_size)
+            found = _Strided(down, x.indices, x.spatial_shape, self.kernel_size)
             if self.indice_key is not None:
                 x.maps[self.indice_key] = found
             x.maps["cells", id(down.indices)] = (down.indices, down.cells)
@@ -208,7 +209,7 @@ class SparseInverseConv3d(_Convolution):
                 f"with kernel_size {self.kernel_size}."
             )
         y = self._convolve(x.features, found.down.up, residual)
-        return SparseTensor(y, found.fine.indices, found.fine.spatial_shape, x.batch_size, x.maps)
+        return SparseTensor(y, found.fine_indices, found.fine_shape, x.batch_size, x.maps)
 
 
 @torch.no_grad()

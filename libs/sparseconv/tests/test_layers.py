@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,21 @@ def test_layers_of_one_key_share_a_map() -> None:
     y = sc.SubMConv3d(4, 4, 3, indice_key="a")(x)
     found = y.maps["a"]
     assert sc.SubMConv3d(4, 4, 3, indice_key="a")(y).maps["a"] is found
+
+
+@torch.inference_mode()
+def test_nothing_outlives_a_tensor() -> None:
+    indices = random_cells(300, 8)
+    x = sc.SparseTensor(torch.randn(len(indices), 4), indices, (8, 8, 8), 1)
+    down, up = sc.SparseConv3d(4, 4, 2, stride=2, indice_key="d"), sc.SparseInverseConv3d(4, 4, 2, indice_key="d")
+    y = sc.SubMConv3d(4, 4, 3, indice_key="s")(up(down(x)))
+    ends = [weakref.ref(x.features), weakref.ref(y.features), weakref.ref(y.maps["s"]), weakref.ref(y.maps["d"].down)]
+    gc.disable()
+    try:
+        del x, y
+        assert [end() for end in ends] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_is_refused() -> None:
