@@ -1,0 +1,126 @@
+"""Lessons, the loss, the loop, publishing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.models.batch import Batch
+from service.transforms import Recipe, prepare
+from service.values import PointCloud
+from training import batches, publish, train
+from training.batches import Lesson
+from training.recipe import CLASSES, NETWORK, RECIPE
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lesson() -> Lesson:
+    return batches.lesson((12, 1), 1, RECIPE, CPU)
+
+
+def test_a_lesson_is_the_same_for_the_same_seed(lesson: Lesson) -> None:
+    again = batches.lesson((12, 1), 1, RECIPE, CPU)
+    assert torch.equal(lesson.batch.grid_coord, again.batch.grid_coord)
+    assert torch.equal(lesson.batch.feat, again.batch.feat)
+    assert torch.equal(lesson.share, again.share)
+
+
+def test_a_lesson_is_what_the_network_reads(lesson: Lesson) -> None:
+    rows = len(lesson.batch.grid_coord)
+    assert lesson.batch.feat.shape == (rows, NETWORK["in_channels"]) == (rows, RECIPE.width)
+    assert lesson.share.shape == lesson.weight.shape == (rows,)
+    assert lesson.share.min() >= 0 and lesson.share.max() <= 1 and lesson.weight.min() > 0
+
+
+def test_targets_are_the_share_of_box_points_of_each_voxel() -> None:
+    coord = np.array([[0.0, 0, 0], [0.1, 0, 0], [0.2, 0, 0], [5.0, 0, 0]])
+    made = prepare(PointCloud(coord), Recipe(grid_size=1.0, features=("ones",)), CPU)
+    share, count = batches.targets(made, torch.tensor([1, 0, 0, 1]))
+    assert share.tolist() == pytest.approx([1 / 3, 1.0]) and count.tolist() == [3.0, 1.0]
+
+
+def test_the_loss_is_least_for_the_right_answer(lesson: Lesson) -> None:
+    truth = (lesson.share > 0.5).float()
+    sharp = dataclasses.replace(lesson, share=truth)
+    right = torch.stack([1 - truth, truth], 1) * 20
+    assert train.loss_of(right, sharp) < 0.01
+    assert train.loss_of(torch.zeros_like(right), sharp) > 0.5
+    assert train.loss_of(-right, sharp) > 5
+
+
+def test_mirroring_keeps_the_scene(lesson: Lesson) -> None:
+    """Cell plus residual is where a voxel's mean lies: mirrored, all distances between means stay."""
+
+    def means(batch: Batch) -> torch.Tensor:
+        return batch.grid_coord + 0.5 + batch.feat[:, -3:]
+
+    before = torch.pdist(means(lesson.batch)[:200])
+    for seed in range(8):
+        moved = train.mirror(lesson.batch, torch.Generator().manual_seed(seed))
+        assert torch.allclose(before, torch.pdist(means(moved)[:200]), atol=1e-3)
+        assert moved.grid_coord.min() >= 0
+        assert torch.equal(moved.feat[:, :3], lesson.batch.feat[:, :3])
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [train.rate(step / 100, 1.0) for step in range(101)]
+    assert rates[0] == 0 and max(rates) > 0.95 and rates[-1] == pytest.approx(0.01)
+    assert rates.index(max(rates)) < 10
+
+
+def test_a_run_saves_and_another_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spconv", reason="training needs spconv")
+    small = {**NETWORK, "base_channels": 8, "channels": [8, 8, 8, 8, 8, 8, 8, 8], "layers": [1] * 8}
+    monkeypatch.setattr(train, "NETWORK", small)
+    build = train.build
+    monkeypatch.setattr(train, "build", lambda device: build(device, "spconv"))
+    monkeypatch.setattr(batches, "lesson", lambda seed, views, recipe, device: _block())
+    first = train.train(tmp_path, steps=3, workers=0, times=1, device=CPU)
+    assert first["steps"] == 3 and len(first["losses"]) == 1
+    before = torch.load(tmp_path / "weights.pt", weights_only=True)
+    more = train.train(tmp_path, steps=5, workers=0, times=2, device=CPU)
+    assert more["steps"] == 5 and more["seconds"] >= first["seconds"]
+    assert json.loads((tmp_path / "log.json").read_text())["steps"] == 5
+    after = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert set(before) == set(after)
+    assert all(torch.isfinite(value.float()).all() for value in after.values())
+    assert not torch.equal(before["backbone.final.weight"], after["backbone.final.weight"])
+
+
+def _block() -> Lesson:
+    """A plate with a cube on it, as a lesson."""
+    line = torch.arange(20)
+    plate = torch.cartesian_prod(line, line, torch.tensor([0]))
+    cube = torch.cartesian_prod(line[4:9], line[4:9], torch.arange(1, 6))
+    grid_coord = torch.cat([plate, cube]).int()
+    share = torch.cat([torch.zeros(len(plate)), torch.ones(len(cube))])
+    feat = torch.zeros(len(grid_coord), RECIPE.width)
+    feat[:, 0], feat[:, 1] = 1, grid_coord[:, 2] * RECIPE.grid_size
+    offset = torch.tensor([len(grid_coord)])
+    return Lesson(Batch(grid_coord.float(), grid_coord, feat, offset), share, torch.ones(len(share)))
+
+
+def test_publishing_halves_weights_and_describes_them(tmp_path: Path) -> None:
+    from service.models.cards import card
+
+    state = {
+        "backbone.x.weight": torch.randn(4, 3), "backbone.x.running_mean": torch.zeros(4),
+        "backbone.x.num_batches_tracked": torch.tensor(7),
+    }  # fmt: skip
+    torch.save(state, tmp_path / "weights.pt")
+    publish.publish(tmp_path / "weights.pt", {"licence": "MIT"}, tmp_path)
+    shown = card("parcels", tmp_path)
+    assert shown.parameters == 12 and shown.classes == CLASSES and shown.about == {"licence": "MIT"}
+    assert publish.halve(state)["backbone.x.weight"].dtype == torch.float16
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"backbone\.y has values that half precision cannot hold"):
+        publish.halve({"backbone.y": torch.tensor([1e6])})
