@@ -43,6 +43,8 @@ STACKS = {
 }
 # Our libraries: the module that must import, and the operators' namespace.
 EXTENSIONS = {"pointops._C": "pointops", "pointgroup_ops_cuda": "pointgroup_ops", "sparseconv._C": "sparseconv"}
+# Those that have CUDA kernels; sparseconv runs on the CPU, and spconv on the GPU.
+CUDA_LIBRARIES = ("pointops", "pointgroup_ops")
 SAMPLE = HERE / "samples" / "parcels.ply"
 REQUEST_S = 180.0
 
@@ -178,13 +180,14 @@ def check_architectures(context: Context) -> str:
     """The extensions have code for this GPU; without one, which code they have."""
     found = {library: gpu.architectures(Path(origin(module))) for module, library in EXTENSIONS.items()}
     if context.driver.fault is None:
-        for library, own in found.items():
-            need_code(library, own, context)
+        for library in CUDA_LIBRARIES:
+            need_code(library, found[library], context)
     asked = {int(each.replace(".", "")) for each in re.findall(r"\d+\.\d", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))}
     if os.environ.get("FORCE_CUDA") == "1":
-        for library, own in found.items():
-            if not asked <= own.machine:
-                missing = ", ".join(f"sm_{code}" for code in sorted(asked - own.machine))
+        for library in CUDA_LIBRARIES:
+            lacking = asked - found[library].machine
+            if lacking:
+                missing = ", ".join(f"sm_{code}" for code in sorted(lacking))
                 raise Failed(f"{library} has no machine code for {missing}, which TORCH_CUDA_ARCH_LIST asks for.")
     return "; ".join(f"{library}: {own}" for library, own in found.items())
 
@@ -219,7 +222,7 @@ def check_kernels(context: Context, key: str) -> str:
         context.need_gpu()
     check_extensions(context)
     total = 0
-    for library in EXTENSIONS.values():
+    for library in EXTENSIONS.values() if key == "CPU" else CUDA_LIBRARIES:
         names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{library}::")]
         missing = [name for name in names if takes_tensors(name) and not has_kernel(name, key)]
         if missing or not names:

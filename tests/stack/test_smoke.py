@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_missing_packages_and_an_environment_that_is_not_active() -> None:
     assert "flash-attn 2.7.4.post1 is not installed" in detail
     done = run("--json", "--only", "environment", CONDA_DEFAULT_ENV="pointcept-torch2.5.0-cu12.4")
     assert "conda activate pointcept-torch2.5.0-cu12.4" in statuses(done)["environment"][1]
+
+
+def test_the_libraries_with_cuda_kernels_are_those_that_are_checked_for_them() -> None:
+    said = re.search(
+        r"^CUDA_LIBRARIES = \((.*)\)$", (ROOT / "smoke_tests.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert said
+    libs = ROOT / "libs"
+    if not libs.is_dir():
+        pytest.skip("there is no libs/")
+    assert sorted(re.findall(r'"(\w+)"', said[1])) == sorted({path.parts[-4] for path in libs.glob("*/csrc/cuda/*.cu")})
 
 
 def test_unknown_check() -> None:
