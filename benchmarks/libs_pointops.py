@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -80,9 +79,15 @@ def extra_bytes(call: Callable[[], Any], device: str) -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts anew (Linux, man 5 proc)
+    before = _resident()
     call()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _resident() - before
+
+
+def _resident() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def size(value: Any) -> int:

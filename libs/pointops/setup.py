@@ -36,14 +36,14 @@ def fitting_nvcc() -> bool:
 
 cuda = os.environ.get("FORCE_CUDA", "") != "0" and fitting_nvcc()
 # No fused multiply-add: distances are equal to the last bit on every device.
-exact = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-DPy_LIMITED_API=0x030A0000"]
+exact = ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-DPy_LIMITED_API=0x030A0000"]
 sources = ["csrc/schema.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))]
 # OpenMP is compiled in but not linked: its symbols are those of the runtime that torch has loaded, one pool for both.
 options = {"cxx": [*exact, "-fopenmp"] if sys.platform == "linux" else exact}
 if cuda:
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0")
     sources += sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))
-    options["nvcc"] = ["-O3", "-std=c++17", "-fmad=false", "--extended-lambda", "-Xcompiler", "-ffp-contract=off"]
+    options["nvcc"] = ["-O3", "-fmad=false", "--extended-lambda", "-Xcompiler", "-ffp-contract=off"]
 extension = (CUDAExtension if cuda else CppExtension)(
     f"{NAME}._C",
     sources,

@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kThreads) ball_kernel(Task task) {
     boxtree::walk(task.tree, trail, leaf, visit);
 #pragma unroll
     for (int i = 0; i < K; ++i)
-      if (placed < kept && min(count - 1, static_cast<int32_t>(step * static_cast<float>(placed))) == base + i)
+      while (placed < kept && min(count - 1, static_cast<int32_t>(step * static_cast<float>(placed))) == base + i)
         put(task, row, placed++, boxtree::key_index(visit.keys[i]), boxtree::key_d2(visit.keys[i]));
     visit.reset(visit.keys[K - 1] == kNone ? kNone : visit.keys[K - 1] + 1, ball_ceiling(task));
   }
