@@ -178,7 +178,7 @@ def check_extensions(_context: Context) -> str:
 
 def check_architectures(context: Context) -> str:
     """The extensions have code for this GPU; without one, which code they have."""
-    found = {library: gpu.architectures(Path(origin(module))) for module, library in EXTENSIONS.items()}
+    found = {library: gpu.architectures(binary(library)) for library in EXTENSIONS.values()}
     if context.driver.fault is None:
         for library in CUDA_LIBRARIES:
             need_code(library, found[library], context)
@@ -267,12 +267,12 @@ def load(module: str, remedy: str) -> Any:
         raise Failed(f"{module} does not load ({why}): it was built for another torch or CUDA; {remedy}.") from error
 
 
-def origin(module: str) -> str:
-    """Return the file of an extension module."""
-    spec = util.find_spec(module)
+def binary(library: str) -> Path:
+    """Return the file of a library's extension."""
+    spec = util.find_spec(f"{library}._C") if util.find_spec(library) else None
     if spec is None or spec.origin is None:
-        raise Failed(f"{module} is not installed: {rebuild(EXTENSIONS[module])}.")
-    return spec.origin
+        raise Failed(f"{library} is not installed: {rebuild(library)}.")
+    return Path(spec.origin)
 
 
 def need_code(name: str, own: gpu.Architectures, context: Context) -> None:

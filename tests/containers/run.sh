@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lints, builds, starts and asks both images on a machine that reaches apt and PyPI, but no registry and no conda channel.
 #   tests/containers/run.sh [lint] [pytorch] [gpu] [compose]      all of them without arguments
-# Needs root, mmdebstrap, curl, git, a CPython 3.10 that can be moved (PYTHON310 names its prefix), and .venv (for the
+# Needs root, mmdebstrap, patchelf, curl, git, a CPython 3.10 (PYTHON310 names its prefix; a copy is moved), and .venv (for the
 # linters). 40 GB of disk under WORK (default /tmp/pointserve-containers); a Docker Engine is made there if none answers.
 # Debian trees stand in for NVIDIA's and PyTorch's images, with CUDA 12.4's compiler and PyPI's torch 2.7.1 (CUDA 12.6), and
 # standin.py for Miniforge. CLIP_MIRROR names a bare clone of openai/CLIP; without it CLIP is left out.

@@ -31,6 +31,7 @@ FILES = (
     "build_and_test.sh",
     "smoke_tests.py",
     "test_cuda124_stack.sh",
+    "README.md",
     "README_CONDA_BUILD.md",
     "README_pytorch_approach.md",
     "STACK_VERSIONS.md",
