@@ -31,7 +31,6 @@ setup(
             include_dirs=[str(ROOT / "csrc" / "cpu")],
             extra_compile_args=[
                 *(["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]),
-                "-std=c++17",
                 "-fopenmp",
                 "-fvisibility=hidden",
                 "-ffp-contract=fast",
@@ -43,7 +42,7 @@ setup(
             py_limited_api=True,
         )
     ],
-    cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=False)},
+    cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
     zip_safe=False,
 )

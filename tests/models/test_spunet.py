@@ -69,6 +69,17 @@ def test_each_cloud_alone_gives_what_it_gives_in_a_batch(shared: Path, native: E
 
 
 @torch.inference_mode()
+def test_the_compiled_engine_gives_a_cloud_the_same_bits_in_any_batch(shared: Path) -> None:
+    pytest.importorskip("sparseconv", reason="libs/sparseconv is not built")
+    case = golden.read(shared, "spunet_v1m1_a")
+    network = built(case, engine("native", torch.device("cpu")))
+    network.fold()
+    together = network(case.batch())
+    for cloud in range(2):
+        assert torch.equal(network(case.batch(cloud)), together[case.rows(cloud)])
+
+
+@torch.inference_mode()
 def test_two_runs_are_equal_to_the_bit(shared: Path, native: Engine) -> None:
     case = golden.read(shared, "spunet_v1m1_a")
     network = built(case, native)
