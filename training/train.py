@@ -23,6 +23,8 @@ from training.recipe import NETWORK, RECIPE
 
 _DICE = 0.5
 _CLIP = 5.0
+_TOLD = 50
+"""Steps whose mean loss is told and logged together."""
 _KEPT = 800
 """Lessons kept to come up again, some 15 MB each on the device."""
 
@@ -170,7 +172,7 @@ def train(
     random = torch.Generator().manual_seed(seed + first)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start, saved, shown, step = time.monotonic(), time.monotonic(), 0.0, first
-    before, recent = float(log["seconds"]), 0.0
+    before, recent, losses = float(log["seconds"]), 0.0, list[Tensor]()
     network.train()
     try:
         with Progress(*columns) as bar:
@@ -186,8 +188,11 @@ def train(
                     group["lr"] = rate(progress, top_rate)
                 loss = _step(network, optimizer, lesson, random)
                 average.update(network, step)
-                if step % 20 == 0:
-                    recent = float(loss)
+                losses.append(loss)
+                if step % _TOLD == 0:
+                    # Read now and then only: reading waits for the device. Single losses spread too widely to tell.
+                    recent = float(torch.stack(losses).mean())
+                    losses.clear()
                     log["losses"].append([step, round(recent, 4)])
                 bar.update(task, completed=step + 1, description=f"training, loss {recent:.3f}")
                 log["seconds"] = before + elapsed
