@@ -174,8 +174,9 @@ compose() {
   local files=(-f docker-compose.ml.yml -f docker-compose.cpu.yml -f tests/containers/compose.host.yml)
   docker compose "${files[@]}" up -d --wait --no-build
   docker compose "${files[@]}" ps
-  curl -fsS --data-binary @samples/parcels.ply http://127.0.0.1:5001/v1/segment | head -c 300
-  echo
+  curl -fsS --data-binary @samples/parcels.ply -o "$WORK/labels.json" http://127.0.0.1:5001/v1/segment
+  head -c 200 "$WORK/labels.json"
+  grep -q '"labels":' "$WORK/labels.json"
   docker compose "${files[@]}" down -v
 }
 
