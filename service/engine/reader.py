@@ -125,6 +125,7 @@ def _serve(channel: Channel, limits: Settings) -> None:
     channel.send({"ready": True})
     while True:
         message, received = channel.receive()
+        channel.send({"taken": True})  # from here on, if this process dies, it died of this file
         with _Descriptors(received) as descriptors:
             reply, answers = _work(message, descriptors, limits)
         with _Descriptors(answers):

@@ -46,20 +46,34 @@ class Readers:
             DeadlineExceeded: no reader was free, or the job was not done, by the deadline (`time.monotonic()`).
             ReaderFailed: the reader died of the file; the sentence says how.
         """
-        with self._lend(deadline) as slot:
-            child = slot.child
-            try:
-                reply, answers = child.ask(message, descriptors, deadline)
-            except TimeoutError as error:
-                slot.discard()
-                raise DeadlineExceeded("the file was not decoded within the request's deadline") from error
-            except ChannelClosed as error:
-                ending = slot.discard()
-                log.warning("reader died", ending=ending, op=message.get("op"), format=message.get("format"))
-                raise ReaderFailed(self._explain(ending)) from error
-            if reply.pop("retire", False):
-                slot.discard()
-            return reply, answers
+        while True:
+            with self._lend(deadline) as slot:
+                try:
+                    slot.child.ask(message, descriptors, deadline)
+                except ChannelClosed:
+                    slot.discard()  # it died before it took the job, so not of this file: the next one gets it
+                    continue
+                except TimeoutError:
+                    raise self._too_late(slot) from None
+                return self._result(slot, message, deadline)
+
+    def _result(self, slot: _Slot, message: Message, deadline: float) -> tuple[Message, list[int]]:
+        try:
+            reply, answers = slot.child.channel.receive(deadline)
+        except TimeoutError:
+            raise self._too_late(slot) from None
+        except ChannelClosed:
+            ending = slot.discard()
+            log.warning("reader died", ending=ending, op=message.get("op"), format=message.get("format"))
+            raise ReaderFailed(self._explain(ending)) from None
+        if reply.pop("retire", False):
+            slot.discard()
+        return reply, answers
+
+    @staticmethod
+    def _too_late(slot: _Slot) -> DeadlineExceeded:
+        slot.discard()
+        return DeadlineExceeded("the file was not decoded within the request's deadline")
 
     def _explain(self, ending: str) -> str:
         if "SIGXCPU" in ending:
