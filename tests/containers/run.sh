@@ -137,26 +137,30 @@ gpu() {
     ./build_and_test.sh --no-gpu -- "${build[@]}"
 
   say "its checks: a wrong checksum stops the build; no compilers; not root; the entry's refusal; a read-only disk"
-  if docker build -q "${build[@]}" --build-arg MINIFORGE_SHA256=0000 --no-cache-filter build --target build \
+  if docker build -q "${build[@]}" --build-arg "MINIFORGE_SHA256=${checksum//[1-9]/0}" --no-cache-filter build --target build \
     -f Dockerfile.gpu . >"$WORK/wrong.log" 2>&1; then
     fail "a wrong checksum of the installer did not stop the build."
   fi
-  grep -q 'FAILED' "$WORK/wrong.log" || grep -q 'sha256sum' "$WORK/wrong.log"
+  grep -q 'miniforge.sh: FAILED' "$WORK/wrong.log"
   local run=(docker run --rm --network host)
   # shellcheck disable=SC2016 # id is asked in the container
   "${run[@]}" -e CUDA_CHECK=off ml-service:conda-cuda124 bash -c '! command -v gcc g++ cc c++ nvcc && [ "$(id -u)" = 10001 ]'
   "${run[@]}" ml-service:conda-cuda124 && fail "without a GPU CUDA_CHECK=strict must refuse to start."
   # What cuobjdump says of the extensions, beside what the image says of them itself.
-  local container
+  local container library
   container=$(docker create ml-service:conda-cuda124)
   rm -rf "$WORK/extensions"
   mkdir -p "$WORK/extensions"
-  docker cp -q "$container:/opt/conda/envs/pointcept-torch2.5.0-cu12.4/lib/python3.10/site-packages" - |
-    tar -x -C "$WORK/extensions" --wildcards '*/pointops/*.so' '*/pointgroup_ops*.so' '*/sparseconv/*.so'
+  for library in pointops pointgroup_ops sparseconv; do
+    docker cp -q "$container:/opt/conda/envs/pointcept-torch2.5.0-cu12.4/lib/python3.10/site-packages/$library" \
+      "$WORK/extensions/"
+  done
   docker rm "$container" >/dev/null
-  docker run --rm -v "$WORK/extensions:/extensions:ro" pointserve-base-cuda:1 bash -euc '
+  tar -C "$WORK/extensions" -c . | docker run --rm -i pointserve-base-cuda:1 bash -euc '
+    mkdir /extensions
+    tar -x -C /extensions
     find /extensions -name "*.so" | while read -r file; do
-      echo "$file: $(cuobjdump --list-elf "$file" | grep -oE "sm_[0-9]+" | sort -u | tr "\n" " ")"
+      echo "cuobjdump: $file: $(cuobjdump --list-elf "$file" 2>/dev/null | grep -oE "sm_[0-9]+" | sort -u | tr "\n" " ")"
     done'
   "${run[@]}" -e CUDA_CHECK=off ml-service:conda-cuda124 python smoke_tests.py --only architectures
 
