@@ -137,7 +137,7 @@ gpu() {
     ./build_and_test.sh --no-gpu -- "${build[@]}"
 
   say "its checks: a wrong checksum stops the build; no compilers; not root; the entry's refusal; a read-only disk"
-  if docker build -q "${build[@]}" --build-arg "MINIFORGE_SHA256=${checksum//[1-9]/0}" --no-cache-filter build --target build \
+  if docker build --progress plain "${build[@]}" --build-arg "MINIFORGE_SHA256=${checksum//[1-9]/0}" --no-cache-filter build --target build \
     -f Dockerfile.gpu . >"$WORK/wrong.log" 2>&1; then
     fail "a wrong checksum of the installer did not stop the build."
   fi
