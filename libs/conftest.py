@@ -14,7 +14,8 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 # Without a compiler the service goes on without these libraries, and so do the tests.
-collect_ignore = [name for name in ("pointops", "pointgroup_ops", "sparseconv") if importlib.util.find_spec(name) is None]
+LIBRARIES = ("pointops", "pointgroup_ops", "sparseconv")
+collect_ignore = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 Case = tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
