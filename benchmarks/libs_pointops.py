@@ -191,6 +191,27 @@ def cluster(device: str, pointcept: Path | None) -> tuple[Any, ...]:
     return ours, [xyz, cloud, ends, label], name, theirs if extension else None, same_partition
 
 
+def print_memory_of_each(device: str, xyz: Tensor, cloud: Tensor, ends: Tensor, label: Tensor) -> None:
+    """The row's memory by operator: the neighbour list is the first one's result and the second one's input."""
+    import pointgroup_ops
+
+    lists = pointgroup_ops.ballquery_batch_p(xyz, cloud, ends, RADIUS, 50)
+    calls: list[tuple[str, Callable[[], Any], list[Tensor]]] = [
+        (
+            "ballquery_batch_p",
+            lambda: pointgroup_ops.ballquery_batch_p(xyz, cloud, ends, RADIUS, 50),
+            [xyz, cloud, ends],
+        ),
+        ("bfs_cluster", lambda: pointgroup_ops.bfs_cluster(label, *lists, 50), [label, *lists]),
+    ]
+    for name, call, inputs in calls:
+        moved = size(inputs) + size(call())
+        extra = extra_bytes(call, device)
+        print(
+            f"  {name}: {extra / 1e6:.0f} MB, {extra / moved:.2f} times its inputs and results ({moved / 1e6:.0f} MB)"
+        )
+
+
 def main() -> None:
     """Runs one row and prints it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,6 +232,8 @@ def main() -> None:
     ours_s, result = median_s(call, arguments.repeats, device)
     moved = size(inputs) + size(result)
     print(f"memory: {extra / 1e6:.0f} MB at most, {extra / moved:.2f} times inputs and results ({moved / 1e6:.0f} MB)")
+    if arguments.what == "cluster":
+        print_memory_of_each(device, *inputs)
     print(f"limit:  {moved / BANDWIDTH[device] * 1e3:.3f} ms to read the inputs and write the results once")
     print(f"ours:   {ours_s * 1e3:.2f} ms")
     if peer is None:

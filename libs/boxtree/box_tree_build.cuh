@@ -147,22 +147,25 @@ std::pair<at::Tensor, at::Tensor> sort_points(const at::Tensor& xyz, const std::
   const auto stream = at::cuda::getCurrentCUDAStream();
   const int64_t n = xyz.size(0);
   const int clouds = static_cast<int>(offset.size() - 1), bits = bits_of_axis(clouds);
-  at::Tensor codes = at::empty({2, n}, xyz.options().dtype(at::kLong));
-  at::Tensor rows = at::empty({2, n}, xyz.options().dtype(at::kInt));
-  auto* code = reinterpret_cast<uint64_t*>(codes.mutable_data_ptr<int64_t>());
-  auto* row = rows.mutable_data_ptr<int32_t>();
+  const auto longs = xyz.options().dtype(at::kLong), ints = xyz.options().dtype(at::kInt);
+  // Two of each, between which the sort goes to and fro: it then needs no others of its own.
+  const at::Tensor codes[2] = {at::empty({n}, longs), at::empty({n}, longs)};
+  const at::Tensor rows[2] = {at::empty({n}, ints), at::empty({n}, ints)};
+  const auto code = [&](int i) { return reinterpret_cast<uint64_t*>(codes[i].mutable_data_ptr<int64_t>()); };
   const at::Tensor ends = ends_on_device(offset, xyz);
   encode<<<blocks_for(n), kThreads, 0, stream>>>(xyz.const_data_ptr<float>(), n,
                                                  reinterpret_cast<const uint32_t*>(frame.const_data_ptr<int32_t>()),
-                                                 ends.const_data_ptr<int32_t>(), clouds, bits, code, row);
+                                                 ends.const_data_ptr<int32_t>(), clouds, bits, code(0),
+                                                 rows[0].mutable_data_ptr<int32_t>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+  cub::DoubleBuffer<uint64_t> keys(code(0), code(1));
+  cub::DoubleBuffer<int32_t> values(rows[0].mutable_data_ptr<int32_t>(), rows[1].mutable_data_ptr<int32_t>());
+  const int count = static_cast<int>(n);
   size_t bytes = 0;
-  C10_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(nullptr, bytes, code, code + n, row, row + n, static_cast<int>(n), 0,
-                                                 64, stream));
+  C10_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, values, count, 0, 64, stream));
   const at::Tensor room = at::empty({static_cast<int64_t>(bytes)}, xyz.options().dtype(at::kByte));
-  C10_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(room.mutable_data_ptr(), bytes, code, code + n, row, row + n,
-                                                 static_cast<int>(n), 0, 64, stream));
-  return {codes[1].clone(), rows[1].clone()};
+  C10_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(room.mutable_data_ptr(), bytes, keys, values, count, 0, 64, stream));
+  return {codes[keys.selector], rows[values.selector]};
 }
 
 at::Tensor checked_frame(const at::Tensor& xyz, const char* name) {

@@ -15,6 +15,12 @@ namespace boxtree {
 // Past this the square of a distance no longer fits float32.
 constexpr float kLargestCoordinate = 1e18f;
 
+// The GPU whose kernel was chosen by another argument: a device guard would take a tensor elsewhere for a bug of torch.
+inline at::Device gpu_of(const at::Tensor& t, const char* name) {
+  TORCH_CHECK_VALUE(t.is_cuda(), name, " is on ", t.device(), ", the other arguments are on cuda");
+  return t.device();
+}
+
 inline void check_layout(const at::Tensor& t, const char* name, at::Device device, int64_t dim) {
   TORCH_CHECK_VALUE(t.device() == device, name, " is on ", t.device(), ", the other arguments are on ", device);
   TORCH_CHECK_VALUE(t.dim() == dim, name, " must have ", dim, " dimension(s), it has shape ", t.sizes());

@@ -72,7 +72,10 @@ def random_ball_query(
 
     Shapes, radii and free places as ball_query; neighbours stand in the order in which they were visited.
     """
-    order = visiting_order(offset, seed)
+    # Of an offset that does not fit there is no order; the operator says what is wrong with it.
+    ends = offset.flatten().tolist()
+    fits = offset.dim() == 1 and ends == sorted(ends) and ends[:1] >= [0] and ends[-1:] == [len(xyz)]
+    order = visiting_order(offset, seed) if fits else torch.empty(0, dtype=torch.int32, device=offset.device)
     return _ops.random_ball_query(
         nsample, max_radius, min_radius, order, xyz, offset, *_centres(xyz, offset, new_xyz, new_offset)
     )

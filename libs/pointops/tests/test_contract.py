@@ -137,6 +137,17 @@ def test_bad_radii_are_refused(device, radii, says):
             function(3, *radii, xyz, offset)
 
 
+def test_a_shuffle_of_bad_offsets_is_refused_by_name(device):
+    for ends, says in (
+        ([7, 4, 10], "offset goes down at place 1"),
+        ([9], "offset must end at"),
+        ([], "offset is empty"),
+    ):
+        offset = torch.tensor(ends, dtype=torch.int32, device=device)
+        with pytest.raises(ValueError, match=says):
+            pointops.random_ball_query(3, 1.0, 0.0, ROWS.to(device), offset)
+
+
 def test_orders_that_are_none_are_refused(device):
     xyz, offset = ROWS.to(device), torch.tensor([4, 10], device=device)
     for order in ([0, 1, 2, 2, 4, 5, 6, 7, 8, 9], [0, 1, 2, 4, 3, 5, 6, 7, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8, 99]):
@@ -217,6 +228,10 @@ def test_half_a_pair_of_centres_is_refused():
 def test_tensors_of_two_devices_are_refused():
     with pytest.raises(ValueError, match="offset is on cpu, the other arguments are on cuda"):
         pointops.knn_query(3, ROWS.cuda(), ENDS)
+    with pytest.raises(ValueError, match="xyz is on cpu, the other arguments are on cuda"):
+        pointops.knn_query(3, ROWS, ENDS.cuda())
+    with pytest.raises(ValueError, match="feat is on cpu, the other arguments are on cuda"):
+        pointops.grouping2(ROWS, torch.zeros(2, 3, dtype=torch.int32, device="cuda"))
 
 
 @pytest.mark.gpu

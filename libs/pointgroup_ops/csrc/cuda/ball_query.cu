@@ -138,7 +138,7 @@ __global__ void batch_kernel(const int32_t* batch, int64_t n, const int32_t* end
 
 std::tuple<at::Tensor, at::Tensor> ballquery_batch_p(const at::Tensor& coords, const at::Tensor& batch_idxs,
                                                      const at::Tensor& batch_offsets, double radius) {
-  const c10::cuda::CUDAGuard guard(coords.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(coords, "coords"));
   const std::vector<int64_t> offsets = check_ball_query(coords, batch_idxs, batch_offsets, radius);
   const int64_t n = coords.size(0);
   at::Tensor start_len = at::empty({n, 2}, batch_idxs.options());
@@ -156,7 +156,8 @@ std::tuple<at::Tensor, at::Tensor> ballquery_batch_p(const at::Tensor& coords, c
   const int32_t bad_row = bad.item<int32_t>();
   check_batch(bad_row < n ? bad_row : -1);
 
-  const boxtree::Tree tree = boxtree::build_tree(coords, offsets, "coords");
+  boxtree::Tree tree = boxtree::build_tree(coords, offsets, "coords");
+  tree.codes.reset();
   const float r = static_cast<float>(radius), radius2 = r * r;
   const at::Tensor counts = at::empty({n}, coords.options().dtype(at::kLong));
   count_kernel<<<blocks, kThreads, 0, stream>>>(tree.view, end, clouds, radius2, counts.mutable_data_ptr<int64_t>());

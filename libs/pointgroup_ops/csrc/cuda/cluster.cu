@@ -92,7 +92,7 @@ unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + k
 
 std::tuple<at::Tensor, at::Tensor> bfs_cluster(const at::Tensor& semantic_label, const at::Tensor& ball_query_idxs,
                                                const at::Tensor& start_len, int64_t threshold) {
-  const c10::cuda::CUDAGuard guard(semantic_label.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(semantic_label, "semantic_label"));
   check_cluster(semantic_label, ball_query_idxs, start_len);
   const int64_t n = semantic_label.size(0), places = ball_query_idxs.size(0);
   const auto ints = semantic_label.options();

@@ -47,7 +47,7 @@ const int32_t* checked(const at::Tensor& idx, const char* name, int64_t rows, in
 
 at::Tensor grouping(const at::Tensor& idx, const at::Tensor& feat, const std::optional<at::Tensor>& xyz,
                     const std::optional<at::Tensor>& new_xyz) {
-  const c10::cuda::CUDAGuard guard(feat.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(feat, "feat"));
   check_grouping(idx, feat, xyz, new_xyz);
   const int32_t* index = checked(idx, "idx", feat.size(0));
   const int64_t m = idx.size(0), k = idx.size(1), c = feat.size(1), lead = xyz ? 3 : 0, width = lead + c;
@@ -66,7 +66,7 @@ at::Tensor grouping(const at::Tensor& idx, const at::Tensor& feat, const std::op
 }
 
 at::Tensor interpolation(const at::Tensor& feat, const at::Tensor& idx, const at::Tensor& dist) {
-  const c10::cuda::CUDAGuard guard(feat.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(feat, "feat"));
   check_interpolation(feat, idx, dist);
   const int32_t* index = checked(idx, "idx", feat.size(0));
   const int64_t m = idx.size(0), k = idx.size(1), c = feat.size(1);
@@ -87,7 +87,7 @@ at::Tensor interpolation(const at::Tensor& feat, const at::Tensor& idx, const at
 }
 
 at::Tensor subtraction(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& idx) {
-  const c10::cuda::CUDAGuard guard(input1.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(input1, "input1"));
   check_subtraction(input1, input2, idx);
   const int32_t* index = checked(idx, "idx", input2.size(0));
   const int64_t n = idx.size(0), k = idx.size(1), c = input1.size(1);
@@ -104,7 +104,7 @@ at::Tensor subtraction(const at::Tensor& input1, const at::Tensor& input2, const
 
 at::Tensor aggregation(const at::Tensor& input, const at::Tensor& position, const at::Tensor& weight,
                        const at::Tensor& idx) {
-  const c10::cuda::CUDAGuard guard(input.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(input, "input"));
   check_aggregation(input, position, weight, idx);
   const int32_t* index = checked(idx, "idx", input.size(0));
   const int64_t n = idx.size(0), k = idx.size(1), c = input.size(1), w_c = weight.size(2);
@@ -125,7 +125,7 @@ at::Tensor aggregation(const at::Tensor& input, const at::Tensor& position, cons
 
 at::Tensor attention_relation_step(const at::Tensor& query, const at::Tensor& key, const at::Tensor& weight,
                                    const at::Tensor& index_target, const at::Tensor& index_refer) {
-  const c10::cuda::CUDAGuard guard(query.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(query, "query"));
   check_relation(query, key, weight, index_target, index_refer);
   const int32_t* target = checked(index_target, "index_target", query.size(0), 0);
   const int32_t* refer = checked(index_refer, "index_refer", key.size(0), 0);
@@ -147,7 +147,7 @@ at::Tensor attention_relation_step(const at::Tensor& query, const at::Tensor& ke
 
 at::Tensor attention_fusion_step(const at::Tensor& weight, const at::Tensor& value, const at::Tensor& index_target,
                                  const at::Tensor& index_refer) {
-  const c10::cuda::CUDAGuard guard(value.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(value, "value"));
   check_fusion(weight, value, index_target, index_refer);
   const int64_t n = value.size(0), g = value.size(1), c = value.size(2);
   checked(index_target, "index_target", n, 0);

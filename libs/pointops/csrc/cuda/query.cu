@@ -277,7 +277,7 @@ struct Prepared {
 
 std::tuple<at::Tensor, at::Tensor> knn_query(int64_t nsample, const at::Tensor& xyz, const at::Tensor& offset,
                                              const at::Tensor& new_xyz, const at::Tensor& new_offset) {
-  const c10::cuda::CUDAGuard guard(xyz.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(xyz, "xyz"));
   const Clouds clouds = check_query(nsample, xyz, offset, new_xyz, new_offset);
   const Prepared prepared(nsample, xyz, new_xyz, clouds);
   return prepared.run(nsample <= 4 ? knn_kernel<4> : nsample <= 8 ? knn_kernel<8> : nsample <= 16 ? knn_kernel<16>
@@ -287,7 +287,7 @@ std::tuple<at::Tensor, at::Tensor> knn_query(int64_t nsample, const at::Tensor& 
 std::tuple<at::Tensor, at::Tensor> ball_query(int64_t nsample, double max_radius, double min_radius,
                                               const at::Tensor& xyz, const at::Tensor& offset,
                                               const at::Tensor& new_xyz, const at::Tensor& new_offset) {
-  const c10::cuda::CUDAGuard guard(xyz.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(xyz, "xyz"));
   boxtree::check_radii(max_radius, min_radius);
   const Clouds clouds = check_query(nsample, xyz, offset, new_xyz, new_offset);
   Prepared prepared(nsample, xyz, new_xyz, clouds);
@@ -299,7 +299,7 @@ std::tuple<at::Tensor, at::Tensor> random_ball_query(int64_t nsample, double max
                                                      const at::Tensor& order, const at::Tensor& xyz,
                                                      const at::Tensor& offset, const at::Tensor& new_xyz,
                                                      const at::Tensor& new_offset) {
-  const c10::cuda::CUDAGuard guard(xyz.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(xyz, "xyz"));
   boxtree::check_radii(max_radius, min_radius);
   const Clouds clouds = check_query(nsample, xyz, offset, new_xyz, new_offset);
   check_order(order, xyz);

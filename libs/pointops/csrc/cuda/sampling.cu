@@ -109,7 +109,7 @@ __global__ void split_rows(const float4* points, int64_t n, int32_t* rows) {
 }
 
 at::Tensor farthest_point_sampling(const at::Tensor& xyz, const at::Tensor& offset, const at::Tensor& new_offset) {
-  const c10::cuda::CUDAGuard guard(xyz.device());
+  const c10::cuda::CUDAGuard guard(boxtree::gpu_of(xyz, "xyz"));
   const Clouds clouds = check_sampling(xyz, offset, new_offset);
   const int64_t n = xyz.size(0);
   at::Tensor idx = at::empty({clouds.new_offset.back()}, xyz.options().dtype(at::kInt));
