@@ -9,7 +9,6 @@ time of all threads: it is what remains of the figure on a machine that others u
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
 import time
@@ -19,19 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.machine import machine
 from service import formats, transforms
 from service.formats.format import Options
 from service.models import catalogue
 from service.models.batch import collate
 from service.values import PointCloud
-
-
-def machine() -> str:
-    """Return the processor's name and its number of cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores, torch {torch.__version__}"
 
 
 def scene(points: int) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ import numpy as np
 import pointops
 import torch
 from torch import Tensor
+
+from benchmarks.machine import machine
 
 POINTS = {"knn": 1_000_000, "fps": {"cpu": 100_000, "cuda": 200_000}, "cluster": 1_000_000}
 NEIGHBOURS = 16
@@ -224,10 +225,8 @@ def main() -> None:
     call, inputs, peer_name, peer, agree = {"knn": knn, "fps": fps, "cluster": cluster}[arguments.what](
         device, arguments.pointcept
     )
-    machine = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    print(f"{arguments.what} on {machine}, torch {torch.__version__}, {len(inputs[0]):,} points")
+    where = f"{torch.cuda.get_device_name()}, torch {torch.__version__}" if device == "cuda" else machine()
+    print(f"{arguments.what} on {where}, {len(inputs[0]):,} points")
     extra = extra_bytes(call, device)
     ours_s, result = median_s(call, arguments.repeats, device)
     moved = size(inputs) + size(result)

@@ -24,7 +24,7 @@ import sparseconv
 import torch
 from torch import nn
 
-from benchmarks.forward_cpu import machine
+from benchmarks.machine import machine
 from benchmarks.rooms import room
 from service.models import spunet
 from service.models.batch import Batch
