@@ -101,12 +101,12 @@ def compare_networks(voxels: int, repeat: int) -> None:
     torch.manual_seed(0)
     feat = torch.randn(len(cells), 6)
     batch = Batch(cells * 0.02, cells, feat, torch.tensor([len(cells)]))
-    theirs = spunet.build({"in_channels": 6, "num_classes": 20}, SpconvEngine(CPU)).eval()
+    theirs = spunet.SpUNet(SpconvEngine(CPU), 6, 20).eval()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm1d):
             for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
                 tensor.data.uniform_(0.5, 1.5)
-    ours = spunet.build({"in_channels": 6, "num_classes": 20}, CompiledEngine()).eval()
+    ours = spunet.SpUNet(CompiledEngine(), 6, 20).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     ours.fold()
     parameters = sum(parameter.numel() for parameter in ours.parameters()) / 1e6

@@ -39,7 +39,7 @@ def describe(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str,
     return {
         "name": NAME,
         "title": "Boxes and parcels in depth-camera and scanner clouds, in any frame",
-        "family": NETWORK["type"],
+        "family": NETWORK["backbone"]["type"],
         "classes": [{"id": info.id, "name": info.name, "color": list(info.color)} for info in CLASSES],
         "inputs": list(RECIPE.features),
         "grid_size": RECIPE.grid_size,

@@ -20,10 +20,13 @@ RECIPE = Recipe(
 )
 
 NETWORK: dict[str, Any] = {
-    "type": "SpUNet-v1m1",
-    "in_channels": RECIPE.width,
-    "num_classes": len(CLASSES),
-    "base_channels": 32,
-    "channels": [48, 64, 96, 128, 96, 64, 48, 32],
-    "layers": [2, 2, 1, 1, 1, 1, 1, 1],
+    "type": "DefaultSegmentor",
+    "backbone": {
+        "type": "SpUNet-v1m1",
+        "in_channels": RECIPE.width,
+        "num_classes": len(CLASSES),
+        "base_channels": 32,
+        "channels": [48, 64, 96, 128, 96, 64, 48, 32],
+        "layers": [2, 2, 1, 1, 1, 1, 1, 1],
+    },
 }

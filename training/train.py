@@ -14,9 +14,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from service.models import spunet
 from service.models.batch import Batch
+from service.models.catalogue import FAMILIES
 from service.models.layers.engine import engine as choose_engine
+from service.models.site import Site
 from training import clouds
 from training.batches import Lesson, Lessons
 from training.recipe import NETWORK, RECIPE
@@ -31,8 +32,8 @@ _KEPT = 800
 
 def build(device: torch.device, engine: str = "auto") -> nn.Module:
     """Return the untrained network on the device."""
-    values = {key: value for key, value in NETWORK.items() if key != "type"}
-    return spunet.build(values, choose_engine(engine, device)).to(device)  # type: ignore[arg-type]
+    layers = choose_engine(engine, device)  # type: ignore[arg-type]
+    return Site(layers, FAMILIES).build(NETWORK).to(device)
 
 
 def loss_of(logits: Tensor, lesson: Lesson) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,24 @@ import torch
 from torch import nn
 
 from service.errors import InternalError
-from service.models import spunet
+from service.models import segmentor, spunet
 from service.models.cards import WEIGHTS, card, cards, description
-from service.models.layers.engine import Engine, EngineName
+from service.models.layers.engine import EngineName
 from service.models.layers.engine import engine as choose_engine
 from service.models.model import Model
+from service.models.site import Builder, Site
 from service.transforms.recipe import Recipe
 from service.values import ModelCard
 
 __all__ = ["FAMILIES", "cards", "load"]
 
 
-FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Engine], nn.Module]] = {
+FAMILIES: Mapping[str, Builder] = {
+    "DefaultSegmentor": segmentor.build,
+    "DefaultSegmentorV2": segmentor.build_v2,
     "SpUNet-v1m1": spunet.build,
 }
-"""Each family's network from its description and an engine; `type` in the description is the key."""
+"""Each family's network from its configuration and a site; `type` in the configuration is the key."""
 
 
 def load(
@@ -50,7 +53,7 @@ def load(
     try:
         recipe = Recipe.from_dict(values["recipe"])
         layers = choose_engine(engine, device)
-        network = _network(name, values["network"], layers)
+        network: Any = Site(layers, FAMILIES).build(values["network"])
         _fill(network, folder / f"{name}.safetensors")
         _check(shown, recipe, network)
     except KeyError as error:
@@ -60,16 +63,9 @@ def load(
     except ImportError as error:
         raise InternalError(f"The engine {engine} is not installed: {error}") from error
     network.eval()
-    if layers.folds:
+    if layers.folds and hasattr(network, "fold"):
         network.fold()
     return Model(network, shown, recipe, layers, device)
-
-
-def _network(name: str, values: Mapping[str, Any], engine: Engine) -> Any:
-    family = values["type"]
-    if family not in FAMILIES:
-        raise ValueError(f"its network is of the unknown family {family!r}; known are: {', '.join(FAMILIES)}.")
-    return FAMILIES[family]({key: value for key, value in values.items() if key != "type"}, engine)
 
 
 def _fill(network: nn.Module, path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from service.models.batch import Batch
 from service.models.layers.engine import Engine, Sequential
 from service.models.layers.fold import fold, fold_relu
+from service.models.site import Site
 
 _MARGIN = 96
 """Cells that Pointcept leaves free above the largest coordinate: no level of the network cuts an odd edge off."""
@@ -151,23 +152,6 @@ class SpUNet(nn.Module):
         return y if order is None else torch.empty_like(y).index_copy_(0, order, y)
 
 
-class Segmentor(nn.Module):
-    """Pointcept's DefaultSegmentor at inference: the backbone's logits, under the prefix `backbone.`."""
-
-    def __init__(self, backbone: SpUNet) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def fold(self) -> None:
-        """Fold the backbone's batch norms; see `SpUNet.fold`."""
-        self.backbone.fold()
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (M, C) logits."""
-        logits: torch.Tensor = self.backbone(batch)
-        return logits
-
-
-def build(network: Mapping[str, Any], engine: Engine) -> Segmentor:
-    """Return the network that a model's description asks for: the arguments of `SpUNet` by their names."""
-    return Segmentor(SpUNet(engine, **network))
+def build(config: Mapping[str, Any], site: Site) -> SpUNet:
+    """Return the network of a configuration: the arguments of `SpUNet` by their names."""
+    return SpUNet(site.engine, **config)

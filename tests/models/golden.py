@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from service.models.batch import Batch
+from service.models.site import Site
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,14 @@ class Case:
     about: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
+    def build(self, site: Site) -> nn.Module:
+        """Return the network of the case's configuration with the case's weights, all of them."""
+        network = site.build(self.about["config"])
+        network.load_state_dict(self.weights(network.state_dict()), strict=True)
+        return network.eval()
+
     @property
-    def network(self) -> dict[str, Any]:
+    def backbone(self) -> dict[str, Any]:
         """The backbone's arguments."""
         return {key: value for key, value in self.about["config"]["backbone"].items() if key != "type"}
 
@@ -63,17 +71,24 @@ def error(ours: torch.Tensor, theirs: NDArray[Any]) -> tuple[float, float]:
 
 
 def _weight(key: str, shape: tuple[int, ...], about: dict[str, Any]) -> NDArray[np.float32] | None:
+    """Return an entry by the recipe of ../shared/parity/README.md; None: what the network constructed stays."""
     last = key.rsplit(".", 1)[-1]
-    if last == "num_batches_tracked":
+    if last in ("num_batches_tracked", "inv_freq"):
         return None
     rng = np.random.default_rng([about["seed"], zlib.crc32(key.encode())])
     normal = np.asarray(rng.standard_normal(shape)).astype(np.float32)
     if last == "running_var":
         value = 1 + 0.1 * np.abs(normal)
+    elif last == "logit_scale":
+        value = np.full(normal.shape, 2.0)
+    elif last == "rpe_table":
+        value = 0.5 * normal
+    elif "embedding_table" in key:
+        value = normal
     elif normal.ndim <= 1:
-        value = 1 + 0.1 * normal if last == "weight" else 0.1 * normal
+        value = 1 + 0.1 * normal if last in ("weight", "gamma") else 0.1 * normal
     else:
-        gain = about["gain_conv"] if normal.ndim == 5 else about["gain_linear"]
+        gain = about["gain_conv"] if normal.ndim == 5 else 0.4 if "modulation" in key else about["gain_linear"]
         value = gain * normal / np.sqrt(normal.size / normal.shape[0])
     value = np.asarray(value, dtype=np.float32) * np.float32(about["key_scale"].get(key, 1.0))
     return np.asarray(value, dtype=np.float32).reshape(shape)

@@ -18,6 +18,7 @@ from service.errors import InternalError, UnknownModel
 from service.models import cards, catalogue
 from service.models.batch import collate
 from service.models.layers.engine import engine
+from service.models.site import Site
 from service.transforms import prepare, restore
 from service.values import PointCloud
 from tests.models import untrained
@@ -43,8 +44,7 @@ def test_half_weights_are_used_in_float32_on_a_cpu_and_folding_keeps_the_answer(
     model = catalogue.load("parcels", CPU, "native", folder)
     prepared = prepare(PointCloud(np.random.default_rng(0).uniform(0, 0.5, (5000, 3))), model.recipe, CPU)
     batch = collate(prepared.tiles)
-    arguments = {key: value for key, value in untrained.NETWORK.items() if key != "type"}
-    plain = catalogue.FAMILIES["SpUNet-v1m1"](arguments, engine("native", CPU))
+    plain = Site(engine("native", CPU), catalogue.FAMILIES).build(untrained.NETWORK)
     plain.load_state_dict(load_file(folder / "parcels.safetensors"))
     with torch.inference_mode():
         assert torch.allclose(plain.eval()(batch), model.forward(batch), atol=1e-5)
@@ -83,6 +83,13 @@ def _with(key: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _with_backbone(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    def change(description: dict[str, Any]) -> None:
+        description["network"]["backbone"].update(changes)
+
+    return change
+
+
 def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(description: dict[str, Any]) -> None:
         description[key] = value
@@ -99,9 +106,9 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("parameters", 7), "card says parameters = 7, but it is"),
         (_set("inputs", ["coord"]), "card says inputs"),
         (_set("grid_size", 0.5), "card says grid_size = 0.5, but it is 0.01"),
-        (_with("network", type="PT-v9"), "unknown family 'PT-v9'; known are: SpUNet-v1m1"),
-        (_with("network", base_channels=12), "does not hold this network's weights"),
-        (_with("network", depth=12), "depth"),
+        (_with("network", type="PT-v9"), "unknown family 'PT-v9'; known are: DefaultSegmentor, "),
+        (_with_backbone(base_channels=12), "does not hold this network's weights"),
+        (_with_backbone(depth=12), "SpUNet-v1m1 cannot be built: .*depth"),
         (_with("recipe", grid=12), r"unknown keys \['grid'\]"),
     ],
 )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from service.models import spunet
 from service.models.batch import Batch
+from service.models.catalogue import FAMILIES
 from service.models.layers.engine import Engine, engine
+from service.models.site import Site
 from tests.models import golden
 
 CASES = ("spunet_v1m1_a", "spunet_v1m1_b")
 
 
-def built(case: golden.Case, layers: Engine) -> spunet.Segmentor:
+def built(case: golden.Case, layers: Engine) -> Any:
     """Return the case's network with the case's weights, all of them."""
-    network = spunet.build(case.network, layers)
-    network.load_state_dict(case.weights(network.state_dict()), strict=True)
-    return network.eval()
+    return case.build(Site(layers, FAMILIES))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -89,7 +90,7 @@ def test_two_runs_are_equal_to_the_bit(shared: Path, native: Engine) -> None:
 @torch.inference_mode()
 def test_without_classes_the_features_come_out(shared: Path, native: Engine) -> None:
     case = golden.read(shared, "spunet_v1m1_b")
-    network = spunet.SpUNet(native, **{**case.network, "num_classes": 0}).eval()
+    network = spunet.SpUNet(native, **{**case.backbone, "num_classes": 0}).eval()
     assert network(case.batch()).shape == (4446, 16)
     assert not any(key.startswith("final") for key in network.state_dict())
 

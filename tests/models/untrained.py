@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from service.models import spunet
+from service.models.catalogue import FAMILIES
 from service.models.layers.engine import engine
+from service.models.site import Site
 from service.transforms import Recipe
 
 NETWORK: dict[str, Any] = {
-    "type": "SpUNet-v1m1",
-    "in_channels": 4,
-    "num_classes": 2,
-    "base_channels": 8,
-    "channels": [8, 16, 24, 16, 16, 8],
-    "layers": [1, 1, 1, 1, 1, 1],
+    "type": "DefaultSegmentor",
+    "backbone": {
+        "type": "SpUNet-v1m1",
+        "in_channels": 4,
+        "num_classes": 2,
+        "base_channels": 8,
+        "channels": [8, 16, 24, 16, 16, 8],
+        "layers": [1, 1, 1, 1, 1, 1],
+    },
 }
 RECIPE = Recipe(0.01, ("ones", "residual"), centre="middle", max_extent_m=50.0)
 
@@ -27,8 +31,7 @@ RECIPE = Recipe(0.01, ("ones", "residual"), centre="middle", max_extent_m=50.0)
 def write(folder: Path) -> dict[str, Any]:
     """Write parcels.json and parcels.safetensors; return what the JSON holds."""
     torch.manual_seed(0)
-    arguments = {key: value for key, value in NETWORK.items() if key != "type"}
-    network = spunet.build(arguments, engine("native", torch.device("cpu")))
+    network = Site(engine("native", torch.device("cpu")), FAMILIES).build(NETWORK)
     weights = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
     save_file(weights, folder / "parcels.safetensors")
     description = {

@@ -34,7 +34,7 @@ def test_a_lesson_is_the_same_for_the_same_seed(lesson: Lesson) -> None:
 
 def test_a_lesson_is_what_the_network_reads(lesson: Lesson) -> None:
     rows = len(lesson.batch.grid_coord)
-    assert lesson.batch.feat.shape == (rows, NETWORK["in_channels"]) == (rows, RECIPE.width)
+    assert lesson.batch.feat.shape == (rows, NETWORK["backbone"]["in_channels"]) == (rows, RECIPE.width)
     assert lesson.share.shape == lesson.weight.shape == (rows,)
     assert lesson.share.min() >= 0 and lesson.share.max() <= 1 and lesson.weight.min() > 0
 
