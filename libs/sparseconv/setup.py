@@ -28,7 +28,7 @@ setup(
         CppExtension(
             "sparseconv._C",
             sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.cpp")),
-            include_dirs=[str(ROOT / "csrc" / "cpu")],
+            include_dirs=[str(ROOT / "csrc" / "cpu"), str(ROOT.parent / "boxtree")],
             extra_compile_args=[
                 *(["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]),
                 "-fopenmp",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pointgroup_ops  # noqa: F401  loading it registers the operators
 import pytest
 import torch
 from torch import Tensor

@@ -35,9 +35,9 @@ inline Clouds check_sampling(const at::Tensor& xyz, const at::Tensor& offset, co
                 boxtree::read_offset(new_offset, "new_offset", device, -1)};
   boxtree::check_same_clouds(clouds.offset, clouds.new_offset);
   for (int64_t i = 0; i < clouds.count(); ++i)
-    TORCH_CHECK_VALUE(clouds.offset[i] < clouds.offset[i + 1] || clouds.new_offset[i] == clouds.new_offset[i + 1],
-                      "offset: cloud ", i, " has no points, new_offset asks for ",
-                      clouds.new_offset[i + 1] - clouds.new_offset[i], " samples of it");
+    CHECK_VALUE(clouds.offset[i] < clouds.offset[i + 1] || clouds.new_offset[i] == clouds.new_offset[i + 1],
+                "offset: cloud ", i, " has no points, new_offset asks for ",
+                clouds.new_offset[i + 1] - clouds.new_offset[i], " samples of it");
   return clouds;
 }
 
@@ -48,8 +48,8 @@ inline void check_order(const at::Tensor& order, const at::Tensor& xyz) {
 
 // Called with the first place that breaks the rule, or anything past the last.
 inline void check_order_place(int64_t bad_place, int64_t places) {
-  TORCH_CHECK_VALUE(bad_place >= places, "order must hold every row of each cloud once, in the places of that cloud; place ",
-                    bad_place, " does not");
+  CHECK_VALUE(bad_place >= places, "order must hold every row of each cloud once, in the places of that cloud; place ",
+              bad_place, " does not");
 }
 
 inline void check_grouping(const at::Tensor& idx, const at::Tensor& feat, const std::optional<at::Tensor>& xyz,
@@ -57,7 +57,7 @@ inline void check_grouping(const at::Tensor& idx, const at::Tensor& feat, const 
   const auto device = feat.device();
   boxtree::check_floats(feat, "feat", device, 2);
   boxtree::check_ints(idx, "idx", device, 2);
-  TORCH_CHECK_VALUE(xyz.has_value() == new_xyz.has_value(), "xyz and new_xyz must be given together");
+  CHECK_VALUE(xyz.has_value() == new_xyz.has_value(), "xyz and new_xyz must be given together");
   if (!xyz) return;
   boxtree::check_points(*xyz, "xyz", device);
   boxtree::check_points(*new_xyz, "new_xyz", device);
@@ -95,7 +95,7 @@ inline void check_aggregation(const at::Tensor& input, const at::Tensor& positio
   boxtree::check_rows(position, "position", 2, input.size(1), "channels of input");
   boxtree::check_rows(weight, "weight", 0, idx.size(0), "as idx");
   boxtree::check_rows(weight, "weight", 1, idx.size(1), "as idx");
-  TORCH_CHECK_VALUE(weight.size(2) >= 1, "weight has no channels");
+  CHECK_VALUE(weight.size(2) >= 1, "weight has no channels");
 }
 
 inline void check_pairs(const at::Tensor& index_target, const at::Tensor& index_refer, at::Device device) {

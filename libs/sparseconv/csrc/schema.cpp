@@ -7,6 +7,8 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/library.h>
 
+#include "message.h"
+
 TORCH_LIBRARY(sparseconv, m) {
   m.def("sort_cells(Tensor indices, int[] spatial_shape) -> (Tensor keys, Tensor order)");
   m.def(
@@ -36,7 +38,7 @@ void refuse_gradients(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   if (at::GradMode::is_enabled()) {
     for (size_t i = 0; i < arguments.size(); ++i) {
       const c10::IValue& value = (*stack)[stack->size() - arguments.size() + i];
-      TORCH_CHECK(
+      CHECK_RUN(
           !value.isTensor() || !value.toTensor().defined() || !value.toTensor().requires_grad(),
           op.schema().name(), ": ", arguments[i].name(),
           " requires grad, but this operator only infers; call it under torch.inference_mode()");

@@ -44,7 +44,7 @@ void check_cells(const char* op, const at::Tensor& keys, const at::Tensor& order
   check_tensor(op, "keys", keys, at::kLong, 1);
   check_tensor(op, "order", order, at::kInt, 1);
   const int64_t count = keys.numel();
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       order.numel() == count, op, ": order must have one row for each of the ", count, " keys, not ", order.numel());
   const int64_t* key = keys.const_data_ptr<int64_t>();
   const int32_t* row = order.const_data_ptr<int32_t>();
@@ -55,8 +55,8 @@ void check_cells(const char* op, const at::Tensor& keys, const at::Tensor& order
       if (row[i] < 0 || row[i] >= count) misplaced = i;
     }
   });
-  TORCH_CHECK_VALUE(unsorted < 0, op, ": keys must go up, but do not at ", unsorted.load());
-  TORCH_CHECK_VALUE(misplaced < 0, op, ": order must have rows in 0..", count - 1, ", but has not at ", misplaced.load());
+  CHECK_VALUE(unsorted < 0, op, ": keys must go up, but do not at ", unsorted.load());
+  CHECK_VALUE(misplaced < 0, op, ": order must have rows in 0..", count - 1, ", but has not at ", misplaced.load());
 }
 
 namespace {
@@ -64,11 +64,11 @@ namespace {
 std::tuple<at::Tensor, at::Tensor> sort_cells(const at::Tensor& indices, at::IntArrayRef spatial_shape) {
   const char* op = "sort_cells";
   check_tensor(op, "indices", indices, at::kInt, 2);
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       indices.size(1) == 4, op, ": indices must have 4 columns (cloud, x, y, z), not ", indices.size(1));
   const Triple shape = check_triple(op, "spatial_shape", spatial_shape, 1, LARGEST_EXTENT);
   const int64_t count = indices.size(0);
-  TORCH_CHECK_VALUE(count < INT32_MAX, op, ": indices must have fewer than 2^31 rows, not ", count);
+  CHECK_VALUE(count < INT32_MAX, op, ": indices must have fewer than 2^31 rows, not ", count);
   const int bits = bits_of(shape);
   const int64_t clouds = largest_cloud(bits);
   at::Tensor keys = at::empty({count}, indices.options().dtype(at::kLong));
@@ -95,9 +95,9 @@ std::tuple<at::Tensor, at::Tensor> sort_cells(const at::Tensor& indices, at::Int
   });
   if (const int64_t i = outside; i >= 0) {
     const int32_t* c = cell + 4 * i;
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         c[0] >= 0 && c[0] <= clouds, op, ": indices row ", i, " has cloud ", c[0], ", which must lie in 0..", clouds);
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         false, op, ": indices row ", i, " has the cell (", c[1], ", ", c[2], ", ", c[3],
         "), which must lie inside of spatial_shape (", shape[0], ", ", shape[1], ", ", shape[2], ")");
   }
@@ -115,7 +115,7 @@ std::tuple<at::Tensor, at::Tensor> sort_cells(const at::Tensor& indices, at::Int
     while (width < 63 && (used.load() >> width) != 0) ++width;
     sort_keys(key, row, count, width);
     for (int64_t i = 1; i < count; ++i) {
-      TORCH_CHECK_VALUE(
+      CHECK_VALUE(
           key[i] != key[i - 1], op, ": indices rows ", row[i - 1], " and ", row[i],
           " are the same cell; each cell must be there once");
     }

@@ -61,13 +61,13 @@ std::string use_cpu_instructions(std::string name) {
       return before;
     }
   }
-  TORCH_CHECK_VALUE(false, "use_cpu_instructions: name must be one of cpu_instructions(), not '", name, "'");
+  CHECK_VALUE(false, "use_cpu_instructions: name must be one of cpu_instructions(), not '", name, "'");
 }
 
 at::Tensor pack_weight(const at::Tensor& weight) {
   const char* op = "pack_weight";
   check_tensor(op, "weight", weight, at::kFloat, 5);
-  TORCH_CHECK_VALUE(weight.numel() > 0, op, ": weight must not be empty");
+  CHECK_VALUE(weight.numel() > 0, op, ": weight must not be empty");
   const int64_t outputs = weight.size(0), inputs = weight.size(4);
   const int64_t volume = weight.size(1) * weight.size(2) * weight.size(3);
   const int64_t panels = tiles_of(outputs, PANEL);
@@ -92,26 +92,26 @@ Tile prepare(
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual, bool relu, int64_t rows) {
   check_tensor(op, "features", features, at::kFloat, 2);
   check_tensor(op, "packed", packed, at::kFloat, 4);
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       out_channels > 0 && packed.size(0) > 0 && packed.size(1) == tiles_of(out_channels, PANEL) && packed.size(3) == PANEL,
       op, ": packed must be what pack_weight makes of a weight with out_channels ", out_channels, ", not of shape ",
       packed.sizes());
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       features.size(1) == packed.size(2), op, ": features must have ", packed.size(2), " columns as the weight has, not ",
       features.size(1));
-  TORCH_CHECK_VALUE(features.size(0) <= INT32_MAX, op, ": features must have fewer than 2^31 rows");
+  CHECK_VALUE(features.size(0) <= INT32_MAX, op, ": features must have fewer than 2^31 rows");
   Tile tile{};
   tile.features = features.const_data_ptr<float>();
   tile.weight = packed.const_data_ptr<float>();
   if (bias.has_value()) {
     check_tensor(op, "bias", *bias, at::kFloat, 1);
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         bias->numel() == out_channels, op, ": bias must have ", out_channels, " numbers, not ", bias->numel());
     tile.bias = bias->const_data_ptr<float>();
   }
   if (residual.has_value()) {
     check_tensor(op, "residual", *residual, at::kFloat, 2);
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         residual->size(0) == rows && residual->size(1) == out_channels, op, ": residual must be of shape (", rows, ", ",
         out_channels, ") as the result, not ", residual->sizes());
     tile.residual = residual->const_data_ptr<float>();
@@ -156,20 +156,20 @@ at::Tensor conv(
   const int64_t count = rows.numel(), pairs = sources.numel();
   const Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
   const int64_t tiles = tiles_of(count, TILE_ROWS), inputs = features.size(0);
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       starts.numel() == tiles * model.volume + 1, op, ": starts must have ", tiles * model.volume + 1,
       " numbers for ", count, " rows and ", model.volume, " kernel offsets, not ", starts.numel());
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       targets.numel() == pairs, op, ": targets must be as long as sources, ", pairs, ", not ", targets.numel());
   const int64_t* start = starts.const_data_ptr<int64_t>();
   const int32_t* row = rows.const_data_ptr<int32_t>();
   const int32_t* source = sources.const_data_ptr<int32_t>();
   const uint8_t* target = targets.const_data_ptr<uint8_t>();
-  TORCH_CHECK_VALUE(
+  CHECK_VALUE(
       start[0] == 0 && start[tiles * model.volume] == pairs, op, ": starts must go from 0 to the ", pairs, " pairs");
   std::vector<bool> there(count, false);
   for (int64_t i = 0; i < count; ++i) {
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         row[i] >= 0 && row[i] < count && !there[row[i]], op, ": rows must have each of 0..", count - 1,
         " once, but has ", row[i], " at ", i);
     there[row[i]] = true;
@@ -205,7 +205,7 @@ at::Tensor conv(
     }
     convolve(tile);
   });
-  TORCH_CHECK_VALUE(wrong == nullptr, op, ": ", wrong.load());
+  CHECK_VALUE(wrong == nullptr, op, ": ", wrong.load());
   return output;
 }
 
@@ -215,7 +215,7 @@ at::Tensor linear(
   const char* op = "linear";
   const int64_t count = features.dim() == 2 ? features.size(0) : 0;
   const Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
-  TORCH_CHECK_VALUE(model.volume == 1, op, ": packed must have one kernel offset, not ", model.volume);
+  CHECK_VALUE(model.volume == 1, op, ": packed must have one kernel offset, not ", model.volume);
   at::Tensor output = at::empty({count, out_channels}, features.options());
   float* result = output.mutable_data_ptr<float>();
   const Convolve convolve = choice().convolve;

@@ -96,11 +96,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   Triple coarse;
   for (int a = 0; a < 3; ++a) {
     const int64_t room = shape[a] + 2 * pad[a] - spread_by[a] * (kernel[a] - 1) - 1;
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         room >= 0, op, ": spatial_shape has an extent of ", shape[a], " cells, too few for a window of kernel_size ",
         kernel[a]);
     coarse[a] = room / step[a] + 1;
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         coarse[a] <= LARGEST_EXTENT, op, ": padding makes a grid of more than ", LARGEST_EXTENT, " cells");
   }
   const int fine_bits = bits_of(shape), coarse_bits = bits_of(coarse);
@@ -108,7 +108,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   const auto* key = reinterpret_cast<const uint64_t*>(keys.const_data_ptr<int64_t>());
   const int32_t* row = order.const_data_ptr<int32_t>();
   if (count > 0) {
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(
         static_cast<int64_t>(key[count - 1] >> 3 * fine_bits) <= largest_cloud(coarse_bits), op,
         ": padding makes a grid that is too large for so many clouds");
   }
@@ -130,7 +130,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     }
     total += sum;
   });
-  TORCH_CHECK_VALUE(total < INT32_MAX, op, ": keys and kernel_size give more than 2^31 pairs");
+  CHECK_VALUE(total < INT32_MAX, op, ": keys and kernel_size give more than 2^31 pairs");
   pairs.offsets.reserve(total);
   pairs.outputs.reserve(total);
   bool sorted = true;

@@ -232,8 +232,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> subm_map(
   const Triple size = check_triple(op, "kernel_size", kernel_size, 1, 31);
   const Triple spread_by = check_triple(op, "dilation", dilation, 1, 32);
   for (int a = 0; a < 3; ++a) {
-    TORCH_CHECK_VALUE(size[a] % 2 == 1, op, ": kernel_size must be odd, but has ", size[a]);
-    TORCH_CHECK_VALUE(
+    CHECK_VALUE(size[a] % 2 == 1, op, ": kernel_size must be odd, but has ", size[a]);
+    CHECK_VALUE(
         size[a] / 2 * spread_by[a] <= 64, op, ": dilation ", spread_by[a], " with kernel_size ", size[a],
         " reaches beyond 64 cells");
   }
