@@ -1,31 +1,28 @@
-"""The process that owns one device: it loads the models once and labels one cloud after another.
-
-A cloud's way: transforms.prepare -> model.forward -> transforms.restore.
-"""
+"""The process that owns one device: it loads the models once and labels the clouds that the engine sends."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import structlog
 import torch
 
-from service import environment, transforms
+from service import environment
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
 from service.engine.child import inherited_channel
+from service.engine.labelling import DeviceLost, Wishes, label
 from service.errors import InternalError, ServiceError, UnknownModel, to_message
 from service.logs import configure
 from service.models import catalogue
-from service.models.batch import collate
 from service.models.cards import card_message
 from service.models.model import Model
 from service.settings import Settings, settings
-from service.values import PointCloud, segmentation_message
+from service.values import PointCloud, Segmentation, segmentation_message
 
 log = structlog.get_logger()
 
@@ -71,60 +68,39 @@ class Worker:
         points[:4000, 2] = 0
         color, intensity = np.zeros(points.shape, np.uint8), np.zeros(len(points), np.float32)
         cloud = PointCloud(points, color, np.ones(points.shape, np.float32), intensity)
-        _reply, descriptor = self.segment({"model": name, "scores": False}, cloud)
-        os.close(descriptor)
+        (answer,) = self.label(name, [cloud], [Wishes()])
+        if isinstance(answer, ServiceError):
+            raise answer
 
-    @torch.inference_mode()
-    def segment(self, message: Message, cloud: PointCloud) -> tuple[Message, int]:
-        """Label one cloud.
-
-        Args:
-            message: `model`: its name; `scores`, `confidence`: whether these are wanted.
-            cloud: the cloud, any number of points.
-
-        Returns:
-            The reply and the descriptor of the labels' arrays.
-
-        Raises:
-            UnknownModel: no such model is loaded.
-            UnusableCloud: the cloud lacks what the model needs.
-        """
-        model = self.models.get(message["model"])
+    def label(
+        self, name: str, clouds: Sequence[PointCloud], wishes: Sequence[Wishes]
+    ) -> list[Segmentation | ServiceError]:
+        """Label clouds with one model; see `labelling.label`."""
+        model = self.models.get(name)
         if model is None:
-            raise UnknownModel(f"no model {message['model']!r} is loaded; there are: {', '.join(self.models)}")
-        started = time.perf_counter()
-        prepared = transforms.prepare(cloud, model.recipe, self.device)
-        prepared_at = time.perf_counter()
-        logits = [model.forward(collate([tile])) for tile in prepared.tiles]
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        forwarded_at = time.perf_counter()
-        result = transforms.restore(prepared, logits, model.card, scores=bool(message["scores"]))
-        arrays = {"label": result.label, "confidence": result.confidence, "scores": result.scores}
-        descriptor, layout = shared.pack(arrays)
-        timing = {
-            "prepare": prepared_at - started,
-            "forward": forwarded_at - prepared_at,
-            "restore": time.perf_counter() - forwarded_at,
-        }
-        reply = segmentation_message(result)
-        reply["timing_ms"] = {stage: round(seconds * 1e3, 3) for stage, seconds in timing.items()}
-        return {"segmentation": reply, "layout": layout}, descriptor
+            known = ", ".join(self.models)
+            return [UnknownModel(f"no model {name!r} is loaded; there are: {known}") for _ in clouds]
+        return label(model, clouds, wishes)
 
 
 def _answer(worker: Worker, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
     try:
-        arrays: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
-        reply, descriptor = worker.segment(message, PointCloud(**arrays))
-        return reply, (descriptor,)
+        stored: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
+        cloud = PointCloud(**stored)
+        wishes = Wishes(bool(message["scores"]), bool(message.get("confidence")), message.get("tta", "none"))
+        (answer,) = worker.label(message["model"], [cloud], [wishes])
+        if isinstance(answer, ServiceError):
+            return {"error": to_message(answer)}, ()
+        arrays = {"label": answer.label, "confidence": answer.confidence, "scores": answer.scores}
+        descriptor, layout = shared.pack(arrays)
+        return {"segmentation": segmentation_message(answer), "layout": layout}, (descriptor,)
     except ServiceError as error:
         return {"error": to_message(error)}, ()
+    except DeviceLost:
+        sys.exit(1)  # and be replaced
     except Exception as error:
-        log.exception("model failed", model=message.get("model"), request_id=message.get("request_id"))
-        if worker.device.type == "cuda" and "CUDA error" in str(error):
-            # After such an error every later call on this context fails too: leave, and be replaced.
-            sys.exit(1)
-        return {"error": to_message(InternalError(f"the model failed on this cloud: {type(error).__name__}"))}, ()
+        log.exception("request failed", model=message.get("model"), request_id=message.get("request_id"))
+        return {"error": to_message(InternalError(f"the worker failed on this cloud: {type(error).__name__}"))}, ()
 
 
 def _serve(channel: Channel, chosen: Settings) -> None:

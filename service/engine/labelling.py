@@ -1,0 +1,192 @@
+"""Clouds become labels: prepare -> forward -> restore, several clouds in one pass. No process is known here."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import torch
+
+from service import transforms
+from service.errors import InternalError, MalformedRequest, ServiceError
+from service.models.batch import collate
+from service.models.model import Model
+from service.transforms import Prepared, Tile
+from service.values import PointCloud, Segmentation
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class DeviceLost(Exception):
+    """The device answers no call any more; the process that owns it must end."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the answer to one cloud shall hold.
+
+    Attributes:
+        scores: class probabilities, and confidence with them.
+        confidence: the probability of the chosen class.
+        tta: test-time augmentation; `none`.
+    """
+
+    scores: bool = False
+    confidence: bool = False
+    tta: str = "none"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A cloud that waits for the network.
+
+    Attributes:
+        prepared: its tiles.
+        seconds: how long preparing it took.
+    """
+
+    prepared: Prepared
+    seconds: float
+
+    @property
+    def voxels(self) -> int:
+        """Rows that the network will see, overlaps included."""
+        return sum(len(tile.coord) for tile in self.prepared.tiles)
+
+
+def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceError:
+    """Return the cloud as the network wants it, on the model's device, or what is wrong with it."""
+    if wishes.tta != "none":
+        return MalformedRequest(f"tta {wishes.tta!r} is unknown: use none")
+
+    def work() -> Ready:
+        started = time.perf_counter()
+        prepared = transforms.prepare(cloud, model.recipe, model.device)
+        return Ready(prepared, time.perf_counter() - started)
+
+    return _guarded(model, work)
+
+
+@torch.inference_mode()
+def label(
+    model: Model,
+    clouds: Sequence[PointCloud],
+    wishes: Sequence[Wishes],
+    *,
+    ready: Sequence[Ready | ServiceError] | None = None,
+    max_voxels: int | None = None,
+) -> list[Segmentation | ServiceError]:
+    """Label a batch of clouds; an error of one cloud is that cloud's only.
+
+    A cloud's answer is the same, to the bit on a CPU, whichever clouds stand beside it.
+
+    Args:
+        model: whose labels.
+        clouds: any number, of any sizes.
+        wishes: one for each cloud.
+        ready: what `prepare` returned for each cloud, where that was done before.
+        max_voxels: most voxels in one pass of the network; the recipe's own bound on one tile when absent.
+
+    Returns:
+        For each cloud its labels, with `timing_ms` of prepare, forward and restore, or its error.
+
+    Raises:
+        DeviceLost: the device is of no use any more.
+    """
+    if ready is None:
+        ready = [prepare(model, cloud, wish) for cloud, wish in zip(clouds, wishes, strict=True)]
+    results: list[Segmentation | ServiceError | None] = [r if isinstance(r, ServiceError) else None for r in ready]
+    waiting = [(index, r) for index, r in enumerate(ready) if isinstance(r, Ready)]
+    for together in _batches(waiting, max_voxels or model.recipe.max_voxels):
+        for (index, one), logits in zip(together, _forward_each(model, [one for _, one in together]), strict=True):
+            if isinstance(logits, ServiceError):
+                results[index] = logits
+            else:
+                results[index] = _restore(model, one, *logits, wishes[index])
+    return [result for result in results if result is not None]
+
+
+Logits = tuple[list[torch.Tensor], float]
+"""Of one cloud's tiles, and the seconds that the pass took."""
+
+
+def _batches(waiting: Sequence[tuple[int, Ready]], max_voxels: int) -> Iterator[list[tuple[int, Ready]]]:
+    """Yield runs of clouds that together have at most so many voxels; a larger cloud stands alone."""
+    batch: list[tuple[int, Ready]] = []
+    voxels = 0
+    for index, one in waiting:
+        if batch and voxels + one.voxels > max_voxels:
+            yield batch
+            batch, voxels = [], 0
+        batch.append((index, one))
+        voxels += one.voxels
+    if batch:
+        yield batch
+
+
+def _forward_each(model: Model, clouds: Sequence[Ready]) -> list[Logits | ServiceError]:
+    """Return each cloud's logits: of one pass, or where that fails of a pass for each cloud."""
+    together = _guarded(model, lambda: _forward(model, clouds))
+    if not isinstance(together, ServiceError):
+        return list(together)
+    if len(clouds) == 1:
+        return [together]
+    alone = [_guarded(model, lambda one=one: _forward(model, [one])) for one in clouds]  # type: ignore[misc]
+    return [found if isinstance(found, ServiceError) else found[0] for found in alone]
+
+
+def _forward(model: Model, clouds: Sequence[Ready]) -> list[Logits]:
+    """Run the network on the tiles of clouds; those of a cloud that has several one by one."""
+    started = time.perf_counter()
+    if len(clouds) == 1:
+        found = [[model.forward(collate([tile])) for tile in clouds[0].prepared.tiles]]
+    else:
+        tiles: list[Tile] = [tile for one in clouds for tile in one.prepared.tiles]
+        rows = iter(model.forward(collate(tiles)).split([len(tile.coord) for tile in tiles]))
+        found = [[next(rows) for _ in one.prepared.tiles] for one in clouds]
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    seconds = time.perf_counter() - started
+    return [(logits, seconds) for logits in found]
+
+
+def _restore(
+    model: Model, one: Ready, logits: Sequence[torch.Tensor], forward_s: float, wishes: Wishes
+) -> Segmentation | ServiceError:
+    started = time.perf_counter()
+    result = _guarded(
+        model,
+        lambda: transforms.restore(
+            one.prepared, logits, model.card, scores=wishes.scores, confidence=wishes.confidence
+        ),
+    )
+    if isinstance(result, ServiceError):
+        return result
+    timing = {"prepare": one.seconds, "forward": forward_s, "restore": time.perf_counter() - started}
+    return dataclasses.replace(result, timing_ms={stage: round(s * 1e3, 3) for stage, s in timing.items()})
+
+
+def _guarded(model: Model, work: Callable[[], T]) -> T | ServiceError:
+    """Return what the work returns, or its failure as an error for the user.
+
+    Raises:
+        DeviceLost: it failed, and so does the device ever after.
+    """
+    try:
+        return work()
+    except ServiceError as error:
+        return error
+    except Exception as error:
+        log.exception("model failed", model=model.card.name)
+        if model.device.type == "cuda":
+            try:
+                # After a fault in a kernel every later call on the process's CUDA context fails too.
+                torch.cuda.synchronize(model.device)
+            except RuntimeError:
+                raise DeviceLost(str(error)) from error
+        return InternalError(f"the model failed on this cloud: {type(error).__name__}")
