@@ -57,9 +57,9 @@ class Worker:
     def __init__(self, chosen: Settings) -> None:
         torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
         self.device = choose_device(chosen.device)
-        names = [name.strip() for name in chosen.models.split(",") if name.strip()]
-        self.models = {name: catalogue.load(name, self.device, chosen.engine) for name in names}
-        for name in names:
+        sources = catalogue.sources(chosen)
+        self.models = {name: source.load(self.device, chosen.engine) for name, source in sources.items()}
+        for name in self.models:
             self._warm_up(name)
 
     def _warm_up(self, name: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from service.errors import InternalError
+from service.errors import InternalError, ServiceError
 from service.models import segmentor, spunet
 from service.models.cards import WEIGHTS, card, cards, description
 from service.models.layers.engine import EngineName
@@ -19,7 +20,7 @@ from service.models.site import Builder, Site
 from service.transforms.recipe import Recipe
 from service.values import ModelCard
 
-__all__ = ["FAMILIES", "cards", "load"]
+__all__ = ["FAMILIES", "Source", "cards", "load", "sources"]
 
 
 FAMILIES: Mapping[str, Builder] = {
@@ -28,6 +29,56 @@ FAMILIES: Mapping[str, Builder] = {
     "SpUNet-v1m1": spunet.build,
 }
 """Each family's network from its configuration and a site; `type` in the configuration is the key."""
+
+
+class Choice(Protocol):
+    """The settings that say which models are served."""
+
+    @property
+    def models(self) -> str:
+        """Names, separated by commas."""
+
+
+class Source(Protocol):
+    """Where one model comes from. Nothing is read before it is asked."""
+
+    @property
+    def name(self) -> str:
+        """Name by which requests ask for it."""
+
+    def card_or_error(self) -> ModelCard | ServiceError:
+        """Return what can be said of the model before its weights are loaded, or why it cannot be served."""
+
+    def load(self, device: torch.device, engine: EngineName) -> Model:
+        """Load it onto a device; raises ServiceError with a sentence that says why it cannot be."""
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A model that comes with the service."""
+
+    name: str
+    folder: Path = WEIGHTS
+
+    def card_or_error(self) -> ModelCard | ServiceError:
+        """Return its card."""
+        try:
+            return card(self.name, self.folder)
+        except ServiceError as error:
+            return error
+
+    def load(self, device: torch.device, engine: EngineName) -> Model:
+        """Load it; errors as in `catalogue.load`."""
+        return load(self.name, device, engine, self.folder)
+
+
+def sources(chosen: Choice) -> dict[str, Source]:
+    """Return the models that the settings name, by name, in their order; the first is the default.
+
+    A model that does not exist or cannot be read has a source too: it says so when it is asked.
+    """
+    names = [name.strip() for name in chosen.models.split(",") if name.strip()]
+    return {name: Bundled(name) for name in names}
 
 
 def load(
