@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from service.transforms.augment import Augmentation
+
 FEATURES: Mapping[str, int] = {
     "coord": 3,
     "color": 3,
@@ -39,6 +41,10 @@ class Recipe:
         align: tiles begin at multiples of this many voxels, so that a network that halves its grid log2(align) times
             sees the same windows in a tile as in the whole.
         max_extent_m: a cloud that extends further is taken to be in millimetres; None: never.
+        augmentations: under which the test-time procedure (`tta=full`) looks at the cloud; none: the model has no such
+            procedure.
+        thin_size: edge in metres of the cells of which the test-time procedure takes one point each, the others getting
+            that point's label; None: it takes every point.
         level: turn the cloud until the plane it stands on is level (see `support`), and make that plane the middle of
             a layer of cells: for models whose clouds come in any frame.
     """
@@ -52,6 +58,8 @@ class Recipe:
     align: int = 32
     max_extent_m: float | None = None
     level: bool = False
+    augmentations: tuple[Augmentation, ...] = ()
+    thin_size: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.
@@ -75,6 +83,8 @@ class Recipe:
             raise ValueError(f"The recipe's overlap is {self.overlap}; it must not be negative.")
         if self.max_extent_m is not None and not self.max_extent_m > 0:
             raise ValueError(f"The recipe's max_extent_m is {self.max_extent_m}; it must be positive or null.")
+        if self.thin_size is not None and not self.thin_size > 0:
+            raise ValueError(f"The recipe's thin_size is {self.thin_size}; it must be positive or null.")
 
     @property
     def width(self) -> int:
@@ -83,7 +93,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain JSON values."""
-        return {**asdict(self), "features": list(self.features)}
+        augmentations = [augmentation.to_list() for augmentation in self.augmentations]
+        return {**asdict(self), "features": list(self.features), "augmentations": augmentations}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -96,4 +107,5 @@ class Recipe:
         missing = {"grid_size", "features"} - set(values)
         if unknown or missing:
             raise ValueError(f"The recipe has unknown keys {sorted(unknown)} or lacks {sorted(missing)}.")
-        return cls(**{**values, "features": tuple(values["features"])})
+        augmentations = tuple(Augmentation.from_config(entry) for entry in values.get("augmentations", ()))
+        return cls(**{**values, "features": tuple(values["features"]), "augmentations": augmentations})
