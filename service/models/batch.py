@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class Rows(Protocol):
@@ -34,12 +36,30 @@ class Batch:
         grid_coord: (M, 3) int32 cells, from 0 in each cloud; each cell once in a cloud.
         feat: (M, F) float32 or float16, the network's inputs.
         offset: (B,) int64, cumulative row counts: cloud i is rows offset[i - 1] to offset[i].
+        made: what `once` has made.
     """
 
     coord: torch.Tensor
     grid_coord: torch.Tensor
     feat: torch.Tensor
     offset: torch.Tensor
+    made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` returns, which is called once for all batches of the same cells; see `with_features`.
+
+        Args:
+            key: of the maker's own; a module may take itself.
+            make: makes what follows from `grid_coord` and `offset` alone: kernel maps, orders, the grid's extent.
+        """
+        if key not in self.made:
+            self.made[key] = make()
+        found: T = self.made[key]
+        return found
+
+    def with_features(self, coord: torch.Tensor, feat: torch.Tensor) -> Batch:
+        """Return a batch of the same cells with other points in them; what `once` made serves both."""
+        return replace(self, coord=coord, feat=feat)
 
     def __len__(self) -> int:
         """Number of clouds."""

@@ -33,7 +33,7 @@ class Model:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, C) float32 logits of a batch on the model's device, row for row."""
-        ready = Batch(batch.coord, batch.grid_coord, batch.feat.to(self.dtype), batch.offset)
+        ready = batch.with_features(batch.coord, batch.feat.to(self.dtype))
         with self._alone():
             logits: torch.Tensor = self._network(ready)
         return logits.float()

@@ -132,14 +132,18 @@ class SpUNet(nn.Module):
         for block in (block for stage in (*self.enc, *self.dec) for block in stage):
             block.fold(self.engine.fuses)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
+    def _cells(self, batch: Batch) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
+        """Return the cells in the engine's order, the grid's extent, and the order."""
         indices = torch.cat([batch.cloud.unsqueeze(1).int(), batch.grid_coord.int()], dim=1)
         shape = [largest + _MARGIN for largest in batch.grid_coord.amax(dim=0).tolist()]
-        feat, order = batch.feat, self.engine.order(indices, shape)
-        if order is not None:
-            feat, indices = feat[order], indices[order]
-        x = self.engine.tensor(feat, indices, shape, len(batch))
+        order = self.engine.order(indices, shape)
+        return (indices if order is None else indices[order]).contiguous(), shape, order
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
+        indices, shape, order = batch.once(self, lambda: self._cells(batch))
+        feat = batch.feat if order is None else batch.feat[order]
+        x = self.engine.tensor(feat, indices, shape, len(batch), batch.once((self, "maps"), dict))
         x = self.conv_input(x)
         skips = []
         for down, enc in zip(self.down, self.enc, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import sparseconv
 import torch
@@ -32,11 +32,17 @@ class CompiledEngine:
         return sparseconv.sort_cells(indices, spatial_shape).order.long()
 
     def tensor(
-        self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
+        self,
+        features: torch.Tensor,
+        indices: torch.Tensor,
+        spatial_shape: Sequence[int],
+        batch_size: int,
+        maps: dict[Any, Any] | None = None,
     ) -> sparseconv.SparseTensor:
         """Return a sparse tensor; see `Engine.tensor`."""
         shape = cast(tuple[int, int, int], tuple(spatial_shape))
-        return sparseconv.SparseTensor(features.contiguous(), indices.contiguous(), shape, batch_size)
+        kept = {} if maps is None else maps
+        return sparseconv.SparseTensor(features.contiguous(), indices.contiguous(), shape, batch_size, kept)
 
     def alone(self) -> AbstractContextManager[None]:
         """Change nothing: the operators use torch's own threads, once a convolution; see `Engine.alone`."""

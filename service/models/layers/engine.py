@@ -47,7 +47,12 @@ class Engine(Protocol):
         """
 
     def tensor(
-        self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
+        self,
+        features: torch.Tensor,
+        indices: torch.Tensor,
+        spatial_shape: Sequence[int],
+        batch_size: int,
+        maps: dict[Any, Any] | None = None,
     ) -> SparseTensor:
         """Return a sparse tensor.
 
@@ -56,6 +61,8 @@ class Engine(Protocol):
             indices: (M, 4) int32 rows of (cloud, x, y, z); each row once; 0 <= x < spatial_shape[0] and so on.
             spatial_shape: extent of the grid in cells along x, y, z.
             batch_size: number of clouds.
+            maps: where the kernel maps are kept, empty at first; with another tensor of the very same `indices` it
+                saves making them again. It belongs to one network: others may use the same keys.
         """
 
     def alone(self) -> AbstractContextManager[None]:

@@ -163,9 +163,11 @@ class SparseConv3d(_Convolution):
 
     def forward(self, x: NativeTensor) -> NativeTensor:
         self.check()
-        windows = kernel_map.window(x.indices, x.spatial_shape, self.kernel_size)
-        if self.indice_key is not None:
-            x.maps[self.indice_key] = windows
+        windows = x.maps.get(self.indice_key) if self.indice_key is not None else None
+        if windows is None:
+            windows = kernel_map.window(x.indices, x.spatial_shape, self.kernel_size)
+            if self.indice_key is not None:
+                x.maps[self.indice_key] = windows
         y = self.multiply(x.features, windows.down, len(windows.indices))
         return NativeTensor(y, windows.indices, windows.spatial_shape, x.batch_size, x.maps)
 
@@ -198,10 +200,15 @@ class NativeEngine:
         """Leave rows as they are; see `Engine.order`."""
 
     def tensor(
-        self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int
+        self,
+        features: torch.Tensor,
+        indices: torch.Tensor,
+        spatial_shape: Sequence[int],
+        batch_size: int,
+        maps: dict[Any, Any] | None = None,
     ) -> NativeTensor:
         """Return a sparse tensor; see `Engine.tensor`."""
-        return NativeTensor(features, indices, tuple(spatial_shape), batch_size)
+        return NativeTensor(features, indices, tuple(spatial_shape), batch_size, {} if maps is None else maps)
 
     def alone(self) -> AbstractContextManager[None]:
         """Stop torch's threads while the team works; see `Engine.alone`."""
