@@ -47,6 +47,13 @@ class UnknownModel(ServiceError):
     title = "No such model"
 
 
+class UnusableModel(ServiceError):
+    """The model's files cannot be served: a configuration or a checkpoint that is malformed or of no known kind."""
+
+    code = "unusable-model"
+    title = "The model cannot be used"
+
+
 class TooLarge(ServiceError):
     """More bytes or more points than the service accepts."""
 
@@ -122,6 +129,7 @@ ERRORS: tuple[type[ServiceError], ...] = (
     MalformedRequest,
     MalformedFile,
     UnknownModel,
+    UnusableModel,
     TooLarge,
     UnknownFormat,
     NotAcceptable,

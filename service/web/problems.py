@@ -26,6 +26,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.ReaderFailed: 422,
     errors.Cancelled: 499,
     errors.InternalError: 500,
+    errors.UnusableModel: 503,
     errors.NotReady: 503,
     errors.Overloaded: 503,
     errors.WorkerLost: 503,
