@@ -82,7 +82,35 @@ def sample(coord: torch.Tensor, grid_size: float, low: torch.Tensor | None = Non
             f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most."
         )
     cell = ((coord - low).div_(grid_size)).add_(_PHASE).floor_().long()
-    width_y, width_z = int(span[1]) + 2, int(span[2]) + 2
+    return _group(cell, int(span[1]) + 2, int(span[2]) + 2)
+
+
+def sample_in_phase(coord: torch.Tensor, grid_size: float) -> tuple[Grid, torch.Tensor]:
+    """Sort points into the cells of the grid whose corners are whole multiples of `grid_size`, as Pointcept does.
+
+    Args:
+        coord: (n, 3) float64, finite, n >= 1, in the unit of `grid_size`.
+        grid_size: edge of a cell.
+
+    Returns:
+        The grid, and (3,) int64 how many cells from zero it begins.
+
+    Raises:
+        ValueError: the cloud spans more than MAX_CELLS cells along an axis.
+    """
+    low, high = (torch.floor(bound / grid_size) for bound in bounds(coord))
+    span = (high - low).tolist()
+    if not max(span) < MAX_CELLS - 1:
+        raise ValueError(
+            f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most."
+        )
+    # The quotient first: where points lie on a cell's edge, its last bit chooses the cell.
+    cell = (coord / grid_size).floor_().sub_(low).long()
+    return _group(cell, int(span[1]) + 1, int(span[2]) + 1), low.long()
+
+
+def _group(cell: torch.Tensor, width_y: int, width_z: int) -> Grid:
+    """Return the grid of (n, 3) int64 cells from 0, whose y and z are less than the widths."""
     key = (cell[:, 0] * width_y + cell[:, 1]) * width_z + cell[:, 2]
     key, order = torch.sort(key, stable=True)
     fresh = torch.ones(len(key), dtype=torch.bool, device=key.device)

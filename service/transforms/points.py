@@ -1,0 +1,121 @@
+"""A cloud's valid points as tensors in metres: what comes before any grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.errors import UnusableCloud
+from service.transforms import grid, scale, support
+from service.transforms.recipe import Recipe
+from service.values import PointCloud
+
+
+@dataclass(frozen=True)
+class Points:
+    """The n valid points of a cloud of N.
+
+    Attributes:
+        coord: (n, 3) float64 metres, from the cloud's lowest corner on.
+        color: (n, 3) float32 in 0..255, or None.
+        normal: (n, 3) float32 of length 1, or None.
+        intensity: (n,) float32 in 0..1, or None.
+        valid: (N,) bool, or None when all points are valid.
+        ground: z of the plane that the cloud stands on, where the recipe asks for it.
+        warnings: sentences for the user, the cloud's own notes first.
+    """
+
+    coord: torch.Tensor
+    color: torch.Tensor | None
+    normal: torch.Tensor | None
+    intensity: torch.Tensor | None
+    valid: NDArray[np.bool_] | None
+    ground: float
+    warnings: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.coord)
+
+
+def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
+    """Return a cloud's points with what the recipe's features need of them, and nothing else.
+
+    Raises:
+        UnusableCloud: no valid point, or a feature that the cloud lacks and that cannot be computed.
+    """
+    valid = np.isfinite(cloud.coord).all(axis=1)
+    count = int(np.count_nonzero(valid))
+    if len(cloud) == 0:
+        raise UnusableCloud("The cloud has no points.")
+    if count == 0:
+        raise UnusableCloud(f"The cloud has no valid point: each of its {len(cloud)} points has a NaN or an infinity.")
+    kept = None if count == len(cloud) else valid
+    _require(cloud, recipe)
+    warnings = list(cloud.notes)
+    if kept is not None:
+        warnings.append(f"{len(cloud) - count} of {len(cloud)} points have a NaN or an infinity and got no label.")
+    coord, warning = scale.to_metres(_tensor(cloud.coord, kept, device), recipe.max_extent_m)
+    if warning:
+        warnings.append(warning)
+    # Far from zero float32 holds only centimetres: the origin is removed while there are 64 bits.
+    coord = coord - grid.bounds(coord)[0]
+    ground = 0.0
+    try:
+        if recipe.level:
+            coord, ground = _level(coord, recipe.grid_size)
+    except ValueError as error:
+        raise UnusableCloud(f"{error} Are the coordinates in metres, and is there no stray point?") from error
+    wanted = set(recipe.features)
+
+    def finite(values: torch.Tensor, name: str) -> torch.Tensor:
+        bad = ~torch.isfinite(values).all(dim=1)
+        if not bool(bad.any()):
+            return values
+        warnings.append(f"The {name} of {int(bad.sum())} points is not a finite number and was taken as 0.")
+        return values.masked_fill(bad.unsqueeze(1), 0)
+
+    color = normal = intensity = None
+    if {"color", "color_signed"} & wanted and cloud.color is not None:
+        color = _tensor(cloud.color, kept, device).float()
+    if "normal" in wanted and cloud.normal is not None:
+        normal = finite(_tensor(cloud.normal, kept, device), "normal")
+    if "intensity" in wanted and cloud.intensity is not None:
+        values = finite(_tensor(cloud.intensity, kept, device).unsqueeze(1), "intensity")
+        intensity = (values / _full_scale(values)).squeeze(1)
+    return Points(coord, color, normal, intensity, kept, ground, tuple(warnings))
+
+
+def _level(coord: torch.Tensor, grid_size: float) -> tuple[torch.Tensor, float]:
+    """Return the cloud laid level, from its lowest corner on, and the height of its support plane there.
+
+    The corner is lowered by less than a cell, so that the plane runs through the middle of a layer of cells: its noise
+    then seldom leaves the layer.
+    """
+    coord = support.level(coord, support.find(coord))
+    low = grid.bounds(coord)[0]
+    low[2] = (torch.floor(low[2] / grid_size + 0.5) - 0.5) * grid_size
+    return coord - low, -float(low[2])
+
+
+def _require(cloud: PointCloud, recipe: Recipe) -> None:
+    """Refuse a cloud that lacks a feature which cannot be computed."""
+    if cloud.color is None and {"color", "color_signed"} & set(recipe.features):
+        raise UnusableCloud("The model needs colours (red, green, blue) and the cloud has none.")
+    if cloud.intensity is None and "intensity" in recipe.features:
+        raise UnusableCloud("The model needs the field intensity and the cloud has none.")
+
+
+def _tensor(array: NDArray[np.generic], kept: NDArray[np.bool_] | None, device: torch.device) -> torch.Tensor:
+    """Return the valid rows of an array on the device."""
+    rows = np.ascontiguousarray(array) if kept is None else array[kept]
+    # Arrays that arrive through shared memory are read-only, which torch cannot express; a copy is ours to change.
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(device)
+
+
+def _full_scale(intensity: torch.Tensor) -> float:
+    """Return the value that means full intensity: 1, 255 or 65535, whichever the cloud's largest value fits."""
+    largest = float(intensity.max())
+    return 1.0 if largest <= 1 else 255.0 if largest <= 255 else max(65535.0, largest)
