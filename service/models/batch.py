@@ -37,6 +37,8 @@ class Batch:
         feat: (M, F) float32 or float16, the network's inputs.
         offset: (B,) int64, cumulative row counts: cloud i is rows offset[i - 1] to offset[i].
         made: what `once` has made.
+        condition: the dataset whose norms and head shall be used, where a network was trained for several.
+        context: (1, K) float, what such a network has learnt of that dataset; the network itself fills it in.
     """
 
     coord: torch.Tensor
@@ -44,6 +46,8 @@ class Batch:
     feat: torch.Tensor
     offset: torch.Tensor
     made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    condition: str | None = None
+    context: torch.Tensor | None = None
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make` returns, which is called once for all batches of the same cells; see `with_features`.
@@ -75,7 +79,13 @@ class Batch:
     def cloud(self) -> torch.Tensor:
         """(M,) int64, the cloud of each row."""
         sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
-        return torch.repeat_interleave(torch.arange(len(self.offset), device=self.offset.device), sizes)
+        rows = len(self.grid_coord)
+        return torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes, output_size=rows)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+        """Return the batch on a device, with features in a precision."""
+        moved = {name: getattr(self, name).to(device) for name in ("coord", "grid_coord", "offset")}
+        return replace(self, feat=self.feat.to(device, dtype), made={}, **moved)
 
 
 def collate(tiles: Sequence[Rows]) -> Batch:

@@ -10,8 +10,9 @@ from torch import nn
 
 from service.models.layers.engine import Engine
 
-Generation = Literal["v1.5.1", "v1.6"]
-"""Which Pointcept trained the weights: up to v1.5.1, or v1.6.0 and later. PT-v3m1 computes differently in each."""
+Generation = Literal["v1.5.1", "v1.5.2", "v1.6"]
+"""Which Pointcept trained the weights: up to v1.5.1, v1.5.2, or v1.6.0 and later. PT-v3m1 computes differently in each,
+and colours are x / 127.5 - 1 before v1.6.0, x / 255 since."""
 
 
 @dataclass(frozen=True)
