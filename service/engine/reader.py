@@ -6,6 +6,7 @@ ends one small process; the engine starts another and tells the user why.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sys
@@ -22,6 +23,8 @@ from service.settings import Settings, settings
 from service.values import PointCloud, Segmentation, segmentation_from
 
 RETIRE_ABOVE_BYTES = 512 << 20
+LONGEST_DETAIL = 1000
+"""Letters of a refusal; a file may have a name of a megabyte in it."""
 
 
 class _Descriptors(list[int]):
@@ -90,18 +93,30 @@ def _work(message: Message, descriptors: list[int], limits: Settings) -> tuple[M
         reply, descriptor = (read if message["op"] == "read" else write)(message, *descriptors)
         return reply, (descriptor,)
     except ServiceError as error:
-        return {"error": to_message(error)}, ()
+        return _refusal(error)
     except MemoryError:
-        allowed = limits.reader_memory_bytes >> 20
-        return {"error": to_message(ReaderFailed(f"decoding the file takes more than {allowed} MB of memory"))}, ()
+        return _refusal(_too_much(limits))
     except OSError as error:
-        return {"error": to_message(InternalError(f"the file could not be decoded or written: {error}"))}, ()
+        # What mmap and writing say at the limits on address space and file size.
+        if error.errno in (errno.ENOMEM, errno.EFBIG):
+            return _refusal(_too_much(limits))
+        return _refusal(InternalError(f"the file could not be decoded or written: {error}"))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         # Decoders in other languages raise what is no Exception (pyo3's PanicException).
         sys.excepthook(type(error), error, error.__traceback__)
-        return {"error": to_message(MalformedFile(f"the decoder failed on the file: {error}"))}, ()
+        return _refusal(MalformedFile(f"the decoder failed on the file: {error}"))
+
+
+def _too_much(limits: Settings) -> ReaderFailed:
+    allowed = limits.reader_memory_bytes >> 20
+    return ReaderFailed(f"decoding or writing the file takes more than {allowed} MB of memory")
+
+
+def _refusal(error: ServiceError) -> tuple[Message, tuple[int, ...]]:
+    message = to_message(error)
+    return {"error": {**message, "detail": error.detail[:LONGEST_DETAIL]}}, ()
 
 
 def _grant_cpu(seconds: float) -> None:

@@ -39,6 +39,12 @@ INTENSITY = ("intensity", "intensities", "strength", "reflectance", "reflectivit
 ANSWERS = ("label", "classification")
 """Names under which an input may already hold what this service writes."""
 
+MOST_FIELDS = 4096
+"""Fields that a point may have; a hyperspectral scan has some hundreds."""
+
+MOST_BYTES_A_POINT = 256
+"""A compressed file may unpack to this many bytes for each point of `max_points`, and no more."""
+
 MEANT: frozenset[str] = frozenset(
     [name for names in (*COORD, *COLOR, *NORMAL) for name in names]
     + [*COORD_ARRAYS, *COLOR_ARRAYS, *NORMAL_ARRAYS, *PACKED_COLORS, *INTENSITY, *ANSWERS]
@@ -58,6 +64,37 @@ def check_count(count: int, options: Options) -> None:
         raise TooLarge(f"The file holds {count} points; this service takes at most {options.max_points}.")
     if count == 0:
         raise UnusableCloud("The file holds no points.")
+
+
+def check_fields(count: int, where: str) -> None:
+    """Refuse a point of more fields than are read; raises UnusableCloud."""
+    if count > MOST_FIELDS:
+        raise UnusableCloud(f"{where} {count} fields; at most {MOST_FIELDS} are read.")
+
+
+def check_unpacked(size: int, options: Options) -> None:
+    """Refuse, before it is unpacked, what would take far more memory than the points that are allowed; TooLarge."""
+    most = options.max_points * MOST_BYTES_A_POINT
+    if size > most:
+        raise TooLarge(
+            f"The file unpacks to {size} bytes; this service takes at most {most}, "
+            f"{MOST_BYTES_A_POINT} for each of the {options.max_points} points that a cloud may have."
+        )
+
+
+def unique_names(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Return the names in their order; one that occurs again or is taken gets the first free number: a, a_2, a_3."""
+    used, numbers = set(taken), dict[str, int]()
+    made: list[str] = []
+    for name in names:
+        new, number = name, numbers.get(name, 1)
+        while new in used:
+            number += 1
+            new = f"{name}_{number}"
+        numbers[name] = number
+        used.add(new)
+        made.append(new)
+    return made
 
 
 def to_color(values: Column, notes: list[str]) -> NDArray[np.uint8] | None:
@@ -225,21 +262,17 @@ def renamed(names: Iterable[str], answers: Sequence[str] = ANSWERS) -> dict[str,
     `original_classification`. Where that name is taken too (a file labelled twice), `_2`, `_3`, ... is added. A
     `confidence` becomes `original_confidence`. `names` is in file order; upper and lower case are the same.
     """
-    all_names = list(names)
+    all_names = list(dict.fromkeys(names))
     taken = {canonical(name) for name in all_names}
-    changed: dict[str, str] = {}
+    old: list[str] = []
+    wishes: list[str] = []
     for answer in (*answers, "confidence"):
         for name in all_names:
-            if canonical(name) != answer:
-                continue
-            wish = "original_confidence" if answer == "confidence" else "original_label"
-            if wish in changed.values():
-                wish = f"original_{answer}"
-            new, number = wish, 2
-            while new in taken or new in changed.values():
-                new, number = f"{wish}_{number}", number + 1
-            changed[name] = new
-    return changed
+            if canonical(name) == answer:
+                wish = "original_confidence" if answer == "confidence" else "original_label"
+                wishes.append(f"original_{answer}" if wish in wishes else wish)
+                old.append(name)
+    return dict(zip(old, unique_names(wishes, taken), strict=True))
 
 
 def answer_columns(segmentation: Segmentation, count: int) -> dict[str, Column]:
@@ -271,7 +304,8 @@ def scalar_attributes(cloud: PointCloud) -> dict[str, Column]:
     """
     changed = renamed(cloud.attributes)
     reserved = {"x", "y", "z", "red", "green", "blue", "rgb", "nx", "ny", "nz", "intensity", "label", "confidence"}
-    columns: dict[str, Column] = {}
+    wishes: list[str] = []
+    columns: list[Column] = []
     for name, values in cloud.attributes.items():
         if values.dtype.kind not in "iufb" or values.dtype.itemsize > 8 or values.ndim > 2:
             continue
@@ -279,8 +313,6 @@ def scalar_attributes(cloud: PointCloud) -> dict[str, Column]:
         parts = [values] if values.ndim == 1 else list(values.T)
         for number, part in enumerate(parts):
             wish = base if values.ndim == 1 else f"{base}_{number}"
-            new = wish if wish.lower() not in reserved else f"original_{wish}"
-            while new in columns:
-                new += "_"
-            columns[new] = part.astype(np.uint8) if part.dtype.kind == "b" else part
-    return columns
+            wishes.append(wish if wish.lower() not in reserved else f"original_{wish}")
+            columns.append(part.astype(np.uint8) if part.dtype.kind == "b" else part)
+    return dict(zip(unique_names(wishes), columns, strict=True))

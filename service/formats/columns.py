@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MalformedRequest, UnusableCloud
-from service.formats.attributes import Column
+from service.formats.attributes import Column, unique_names
 
 _POSITION = ("x", "y", "z")
 _COLOR = ("red", "green", "blue")
@@ -28,15 +28,9 @@ def name_columns(table: NDArray[Any], names: Sequence[str]) -> dict[str, Column]
         raise MalformedRequest(
             f"{len(names)} columns are named ({', '.join(names)[:200]}), but the points have {table.shape[1]} values."
         )
-    columns: dict[str, Column] = {}
-    for index, name in enumerate(names):
-        if name.strip().lower() in SKIPPED:
-            continue
-        new, number = name.strip(), 2
-        while new in columns:
-            new, number = f"{name.strip()}_{number}", number + 1
-        columns[new] = table[:, index]
-    return columns
+    wanted = [index for index, name in enumerate(names) if name.strip().lower() not in SKIPPED]
+    new = unique_names(names[index].strip() for index in wanted)
+    return {name: table[:, index] for name, index in zip(new, wanted, strict=True)}
 
 
 def guess_columns(table: NDArray[Any], names: Sequence[str] | None, notes: list[str]) -> dict[str, Column]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MalformedFile, UnknownFormat, UnusableCloud
-from service.formats.attributes import Column, assemble, check_count
+from service.formats.attributes import Column, assemble, check_count, check_fields, check_unpacked
 from service.formats.format import Format, Options
 from service.values import PointCloud
 
 BLOCK = 1 << 18
+_HEADER = struct.Struct("<8sIIQQQQ")  # signature, version, file's length, XML's start and length, page's length
+_ENCODINGS = (b"utf-8", b"us-ascii", b"iso-8859-1")
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _NORMALS = ("nor:normalX", "nor:normalY", "nor:normalZ")
@@ -43,16 +47,73 @@ def read(data: memoryview, options: Options) -> PointCloud:
         raise UnknownFormat(
             "E57 files need the package pye57, which is not installed here: pip install 'pointserve[e57]'."
         ) from error
+    _check_xml(data)
     with _as_path(data) as path:
         try:
             with pye57.E57(path) as file:
                 scans = [pye57.ScanHeader(node) for node in (file.data3d[i] for i in range(file.scan_count))]
-                check_count(sum(scan.point_count for scan in scans), options)
+                _check_scans(scans, len(data), options)
                 parts = [_read_scan(file, scan, index) for index, scan in enumerate(scans) if scan.point_count]
         except (pye57.libe57.E57Exception, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise MalformedFile(f"The E57 file does not read: {reason[:200]}.") from error
     return assemble(_join(parts))
+
+
+def _check_xml(data: memoryview) -> None:
+    """Refuse a file whose sizes do not agree, and XML with a document type: entities swell, or name other files."""
+    if len(data) < _HEADER.size:
+        raise MalformedFile(f"An E57 file begins with a header of {_HEADER.size} bytes; this file has {len(data)}.")
+    _, _, _, length, start, size, page = _HEADER.unpack_from(data)
+    if length != len(data) or page != 1024 or not _HEADER.size <= start < length or size > length - start:
+        raise MalformedFile(
+            f"The E57 header says that the file has {length} bytes in pages of {page}, and {size} bytes of XML at byte "
+            f"{start}; the file has {len(data)} bytes: it is truncated or garbled."
+        )
+    first = start // page * page
+    pages = np.frombuffer(data[first : length // page * page], np.uint8).reshape(-1, page)
+    text = pages[: size // (page - 4) + 2, : page - 4].tobytes()[start - first :][:size]
+    said = re.match(rb"(?:\xef\xbb\xbf)?<\?xml([^>]*)>", text)
+    encoding = re.search(rb"encoding\s*=\s*[\"']([^\"']*)", said[1]) if said is not None else None
+    if said is None or (encoding is not None and encoding[1].lower() not in _ENCODINGS):
+        raise MalformedFile("The XML of the E57 file must begin with '<?xml', and be in UTF-8.")
+    if b"<!DOCTYPE" in text:
+        raise MalformedFile("The XML of the E57 file has a DOCTYPE, which E57 does not know and which is not read.")
+
+
+def _check_scans(scans: list[Any], size: int, options: Options) -> None:
+    """Compare the points that the scans claim with the file's size, where they take bits, and with the limits."""
+    bits = values = 0
+    for scan in scans:
+        check_fields(len(scan.point_fields), "The E57 file gives a point")
+        bits += scan.point_count * _bits(scan)
+        values += scan.point_count * (3 + len(scan.point_fields))
+    if bits > 8 * size:
+        raise MalformedFile(
+            f"The E57 file promises points that take {bits // 8} bytes, but has {size}: it is truncated."
+        )
+    check_count(sum(scan.point_count for scan in scans), options)
+    check_unpacked(8 * values, options)
+
+
+def _bits(scan: Any) -> int:
+    """Return the bits that a point of a scan takes; a number whose least and largest values are equal takes none."""
+    from pye57 import libe57
+    from pye57.libe57 import NodeType
+
+    prototype = libe57.StructureNode(scan.points.prototype())
+    bits = 0
+    for name in scan.point_fields:
+        node = prototype.get(name)
+        if node.type() == NodeType.E57_FLOAT:
+            bits += 32 if libe57.FloatNode(node).precision() == libe57.FloatPrecision.E57_SINGLE else 64
+        elif node.type() == NodeType.E57_INTEGER:
+            whole = libe57.IntegerNode(node)
+            bits += (whole.maximum() - whole.minimum()).bit_length()
+        elif node.type() == NodeType.E57_SCALED_INTEGER:
+            scaled = libe57.ScaledIntegerNode(node)
+            bits += (scaled.maximum() - scaled.minimum()).bit_length()
+    return bits
 
 
 @contextmanager

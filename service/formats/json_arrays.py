@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MalformedFile, TooLarge, UnusableCloud
-from service.formats.attributes import COLOR_ARRAYS, INTENSITY, NORMAL_ARRAYS, Column, assemble, check_count
+from service.formats.attributes import (
+    COLOR_ARRAYS,
+    INTENSITY,
+    MOST_FIELDS,
+    NORMAL_ARRAYS,
+    Column,
+    assemble,
+    check_count,
+)
 from service.formats.format import Format, Options
 from service.values import PointCloud
 
@@ -43,6 +52,8 @@ def read(data: memoryview, options: Options) -> PointCloud:
         raise MalformedFile(f"The JSON does not parse at character {error.pos}: {error.msg}{hint}.") from error
     if not isinstance(body, dict):
         raise MalformedFile(f'The JSON must be an object with "points"; it is {_kind(body)}.')
+    if len(body) > MOST_FIELDS:
+        raise MalformedFile(f"The JSON object has {len(body)} members; at most {MOST_FIELDS} are read.")
     name = next((name for name in POSITIONS if name in body), None)
     if name is None:
         raise MalformedFile(f'The JSON object has no "points"; its members are: {", ".join(body)[:200] or "none"}.')
@@ -97,7 +108,7 @@ def _numbers(name: str, values: list[Any], *, width: int | None) -> NDArray[Any]
     wrong_shape = array.ndim > 2 or (width is not None and (array.ndim != 2 or array.shape[1] != width))
     if wrong_shape or array.dtype.kind not in "iufb" or (name in INTENSITY and array.ndim != 1):
         raise _wrong_row(name, values, 1 if name in INTENSITY else width) or MalformedFile(
-            f'"{name}" must hold numbers, {width or "one"} a point; its first entry is {str(values[0])[:60]}.'
+            f'"{name}" must hold numbers, {width or "one"} a point; its first entry is {_shown(values[0])}.'
         )
     return array
 
@@ -115,8 +126,13 @@ def _wrong_row(name: str, values: list[Any], width: int | None) -> MalformedFile
         good = isinstance(parts, list) and len(parts) == width
         if not good or not all(part is None or (type(part) in (int, float, bool)) for part in parts):
             what = "a number" if flat else f"a list of {width} numbers"
-            return MalformedFile(f'"{name}"[{row}] must be {what}; it is {str(entry)[:60]}.')
+            return MalformedFile(f'"{name}"[{row}] must be {what}; it is {_shown(entry)}.')
     return None
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it; a list of millions is not made a text first."""
+    return reprlib.repr(value)[:60]
 
 
 FORMAT = Format(

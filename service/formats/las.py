@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
-from service.formats.attributes import Column, answer_columns, assemble, canonical, check_count, scalar_attributes
+from service.formats.attributes import (
+    Column,
+    answer_columns,
+    assemble,
+    canonical,
+    check_count,
+    check_unpacked,
+    scalar_attributes,
+    unique_names,
+)
 from service.formats.format import Format, Options
 from service.formats.las_labels import CLASSES_ID, annotate, classes_json, fits_classification
 from service.formats.las_layout import Layout, is_compressed, is_las, parse_layout
@@ -32,6 +41,8 @@ def read(data: memoryview, options: Options) -> PointCloud:
     """
     layout = parse_layout(data)
     check_count(layout.count, options)
+    if layout.compressed:
+        check_unpacked(layout.count * layout.point_size, options)
     readers = dict(_field_readers(layout))
     columns: dict[str, Column] = {"xyz": np.empty((layout.count, 3), dtype=np.float64)}
     dtype = _table_type(layout)
@@ -79,11 +90,8 @@ def _field_readers(layout: Layout) -> Iterator[tuple[str, Callable[[NDArray[Any]
         elif name not in taken:
             taken.add(name)
             yield name, _column_reader(name)
-    for index, extra in enumerate(layout.extra):
-        name, number = extra.name, 2
-        while name in taken:
-            name, number = f"{extra.name}_{number}", number + 1
-        taken.add(name)
+    names = unique_names((extra.name for extra in layout.extra), taken)
+    for index, (name, extra) in enumerate(zip(names, layout.extra, strict=True)):
         yield name, _extra_reader(f"extra{index}", extra.count, extra.scale, extra.offset)
 
 

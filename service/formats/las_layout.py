@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.errors import MalformedFile
+from service.formats.attributes import check_fields
 
 HEADER_SIZES = {0: 227, 1: 227, 2: 227, 3: 235, 4: 375}
 POINT_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
@@ -19,6 +20,7 @@ VLR_HEADER, EVLR_HEADER = 54, 60
 EXTRA_BYTES_ID = (b"LASF_Spec", 4)
 LASZIP_ID = (b"laszip encoded", 22204)
 DESCRIPTOR_SIZE = 192
+MOST_RECORDS = 1 << 16
 _BASE_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
 
@@ -161,6 +163,8 @@ def parse_layout(data: memoryview) -> Layout:
 
 def _vlrs(data: memoryview, start: int, end: int, count: int) -> Iterator[Record]:
     """Yield the records between the header and the points."""
+    if count > MOST_RECORDS:
+        raise MalformedFile(f"The header promises {count} variable length records; at most {MOST_RECORDS} are read.")
     for index in range(count):
         if start + VLR_HEADER > end:
             raise MalformedFile(f"The header promises {count} variable length records; there is room for {index}.")
@@ -190,7 +194,7 @@ def _add_trailing_records(layout: Layout, data: memoryview, start: int, count: i
     """Find the records after the points; damaged ones do not keep the points from being read."""
     lowest = layout.points_start + (0 if layout.compressed else layout.count * layout.point_size)
     for index in range(count):
-        record = _long_record(data, start, lowest)
+        record = _long_record(data, start, lowest) if index < MOST_RECORDS else None
         if record is None:
             layout.notes.append(
                 f"Extended record {index + 1} of {count} does not lie within the file; it was left out."
@@ -218,6 +222,7 @@ def _add_extra_dimensions(layout: Layout, data: memoryview) -> None:
                 break
             left -= dimension.size
             layout.extra.append(dimension)
+            check_fields(len(layout.extra), "The LAS file describes in the extra bytes of a point")
     if left:
         layout.extra.append(ExtraDimension("ExtraBytes", "u1", left, None, None, b""))
 

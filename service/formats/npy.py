@@ -74,7 +74,9 @@ def parse_array_header(stream: IO[bytes], name: str) -> ArrayHeader:
     ) as error:
         raise MalformedFile(f"The NPY header of {name} does not parse: {str(error)[:120]}.") from error
     whole = isinstance(shape, tuple) and all(type(axis) is int and axis >= 0 for axis in shape)
-    if not whole or not isinstance(fortran, bool):
+    # numpy counts bytes in 63 bits and has at most 32 axes, also where one of these is 0
+    fits = whole and len(shape) <= 32 and math.prod(max(axis, 1) for axis in shape) * max(dtype.itemsize, 1) < 2**63
+    if not fits or not isinstance(fortran, bool):
         raise MalformedFile(f"The NPY header of {name} has the shape {str(shape)[:60]}, which is none.")
     if dtype.itemsize == 0 and not dtype.hasobject:
         raise MalformedFile(f"The NPY array {name} has the type {str(dtype)[:60]}, which has no size.")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from service.errors import MalformedFile, TooLarge, UnusableCloud
+from service.errors import MalformedFile, UnusableCloud
 from service.formats.attributes import (
     COORD_ARRAYS,
     Column,
@@ -27,7 +27,9 @@ from service.formats.attributes import (
     assemble,
     canonical,
     check_count,
+    check_unpacked,
     renamed,
+    unique_names,
 )
 from service.formats.columns import guess_columns
 from service.formats.format import Format, Options
@@ -36,15 +38,12 @@ from service.formats.stream import MemoryStream
 from service.values import PointCloud, Segmentation
 
 MOST_MEMBERS = 1000
-MOST_BYTES_A_POINT = 256
-"""An archive may unpack to this many bytes for each point of `max_points`, and no more."""
-
 _CLASSES = ("class_id", "class_name", "class_color")
 _BLOCK = 1 << 20
 
 
-def _open(data: memoryview) -> zipfile.ZipFile:
-    """Open the archive and check its directory; raises MalformedFile."""
+def _open(data: memoryview, options: Options) -> zipfile.ZipFile:
+    """Open the archive and check its directory, what is no array included; raises MalformedFile, TooLarge."""
     try:
         archive = zipfile.ZipFile(io.BufferedReader(MemoryStream(data)))
     except (zipfile.BadZipFile, ValueError, struct.error, OSError, NotImplementedError, OverflowError) as error:
@@ -57,12 +56,12 @@ def _open(data: memoryview) -> zipfile.ZipFile:
             raise MalformedFile(f"Member {member.filename[:60]} of the NPZ archive is encrypted or oddly compressed.")
         if member.compress_size > len(data):
             raise MalformedFile(f"Member {member.filename[:60]} of the NPZ archive is larger than the file.")
+    check_unpacked(sum(member.file_size for member in members), options)
     return archive
 
 
-def _headers(archive: zipfile.ZipFile, options: Options) -> Iterator[tuple[zipfile.ZipInfo, str, ArrayHeader]]:
+def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, str, ArrayHeader]]:
     """Yield each array's member, name and header, after checking that its sizes agree."""
-    total = 0
     for member in archive.infolist():
         if not member.filename.endswith(".npy"):
             continue
@@ -72,12 +71,6 @@ def _headers(archive: zipfile.ZipFile, options: Options) -> Iterator[tuple[zipfi
         if not header.dtype.hasobject and header.nbytes + header.size > member.file_size:
             raise MalformedFile(
                 f"Array {name[:60]} promises {header.nbytes} bytes, but the archive has {member.file_size} for it."
-            )
-        total += member.file_size
-        if total > options.max_points * MOST_BYTES_A_POINT:
-            raise TooLarge(
-                f"The archive unpacks to more than {options.max_points * MOST_BYTES_A_POINT} bytes, "
-                f"{MOST_BYTES_A_POINT} for each of the {options.max_points} points that a cloud may have."
             )
         yield member, name, header
 
@@ -127,8 +120,8 @@ def read(data: memoryview, options: Options) -> PointCloud:
     Raises MalformedFile, TooLarge, UnusableCloud.
     """
     notes: list[str] = []
-    archive = _open(data)
-    found = list(_headers(archive, options))
+    archive = _open(data, options)
+    found = list(_headers(archive))
     member, _, header = _position_array(found)
     structured = header.dtype.names is not None
     shape = header.shape if structured or len(header.shape) == 1 else header.shape[:-1]
@@ -210,13 +203,11 @@ def write(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> None:
     ours["class_name"] = np.array([info.name for info in classes], dtype=np.str_)
     ours["class_color"] = np.array([info.color for info in classes], dtype=np.uint8).reshape(-1, 3)
     changed = renamed(cloud.attributes)
-    for name, values in cloud.attributes.items():
-        if values.dtype.hasobject:
-            continue
-        new = changed.get(name, name).replace("/", "_").replace("\\", "_") or "attribute"
-        while new in arrays or new in ours:
-            new = f"original_{new}"
-        arrays[new] = values
+    further = {name: values for name, values in cloud.attributes.items() if not values.dtype.hasobject}
+    wishes = [changed.get(name, name).replace("/", "_").replace("\\", "_") or "attribute" for name in further]
+    reserved = {*arrays, *ours}
+    wishes = [f"original_{wish}" if wish in reserved else wish for wish in wishes]
+    arrays |= zip(unique_names(wishes, reserved), further.values(), strict=True)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, values in (arrays | ours).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
@@ -228,8 +219,8 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
 
     Its other members are copied as they are, unread ones too; an array `label` becomes `original_label`.
     """
-    archive = _open(data)
-    found = list(_headers(archive, options))
+    archive = _open(data, options)
+    found = list(_headers(archive))
     _, _, header = _position_array(found)
     structured = header.dtype.names is not None or len(header.shape) == 1
     answers = answer_columns(segmentation, math.prod(header.shape if structured else header.shape[:-1]))

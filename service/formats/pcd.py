@@ -19,13 +19,15 @@ from service.formats.attributes import (
     assemble,
     canonical,
     check_count,
+    check_unpacked,
     coord_columns,
     renamed,
     scalar_attributes,
+    unique_names,
 )
 from service.formats.format import Format, Options
 from service.formats.pcd_layout import Header, matches, parse_header
-from service.formats.rows import append_cells, parse_rows
+from service.formats.rows import append_cells, check_lines, parse_rows
 from service.values import PointCloud, Segmentation
 
 BLOCK = 1 << 18
@@ -49,14 +51,11 @@ def read(data: memoryview, options: Options) -> PointCloud:
         fields = [table[str(i)] for i in range(len(header.fields))]
     else:
         fields = _split_planes(header, _decompress(header, data, options))
-    columns: dict[str, Column] = {}
-    for name, values in zip(header.fields, fields, strict=True):
-        if name == "_":
-            continue  # padding
-        new, number = name, 2
-        while new in columns:
-            new, number = f"{name}_{number}", number + 1
-        columns[new] = values[:, 0] if values.shape[1] == 1 else values
+    kept = [(name, values) for name, values in zip(header.fields, fields, strict=True) if name != "_"]  # "_": padding
+    names = unique_names(name for name, _ in kept)
+    columns: dict[str, Column] = {
+        name: values[:, 0] if values.shape[1] == 1 else values for name, (_, values) in zip(names, kept, strict=True)
+    }
     packed = [
         canonical(name)
         for name, kind in zip(header.fields, header.types, strict=True)
@@ -81,6 +80,7 @@ def _read_ascii(header: Header, data: memoryview, options: Options) -> list[Colu
     _check_body(header, header.points * total * 2 - 1, len(data) - header.size)
     check_count(header.points, options)
     body = data[header.size :]
+    check_lines(body)
     separator = _separator(body)
     values = parse_rows(body, total, rows=header.points, separator=separator, first_line=len(header.lines) + 1)
     if len(values) < header.points:
@@ -126,6 +126,7 @@ def _decompress(header: Header, data: memoryview, options: Options) -> bytes:
             f"The PCD file's compressed body claims {packed_size} bytes, but {len(body) - 8} follow: it is truncated."
         )
     check_count(header.points, options)
+    check_unpacked(need, options)
     # one LZF back reference stands for at most 264 bytes and takes 3
     if need > packed_size * 264:
         raise MalformedFile(f"{packed_size} bytes of LZF cannot hold the {need} bytes that the PCD header promises.")

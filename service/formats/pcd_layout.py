@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.errors import MalformedFile
+from service.formats.attributes import check_fields
 from service.formats.rows import lines_of
 
 LONGEST_HEADER = 1 << 20
@@ -81,6 +82,7 @@ def parse_header(data: memoryview) -> Header:
     fields = tuple(words.get("FIELDS", []))
     if not fields:
         raise MalformedFile("The PCD header has no FIELDS.")
+    check_fields(len(fields), "The PCD header gives a point")
     sizes = _numbers(words, "SIZE", len(fields), default=4)
     counts = _numbers(words, "COUNT", len(fields), default=1)
     letters = words.get("TYPE", ["F"] * len(fields))
@@ -90,7 +92,7 @@ def parse_header(data: memoryview) -> Header:
         if letter not in _TYPES or width not in _SIZES[letter]:
             raise MalformedFile(f"PCD field '{name[:40]}' has TYPE {letter[:8]} and SIZE {width}, which is no type.")
         if not 1 <= count <= 1 << 16:
-            raise MalformedFile(f"PCD field '{name[:40]}' has COUNT {count}; it must be at least 1.")
+            raise MalformedFile(f"PCD field '{name[:40]}' has COUNT {count}; it must be 1 to 65536.")
     types = tuple(f"{_TYPES[letter]}{width}" for letter, width in zip(letters, sizes, strict=True))
     points, width, height = _extent(words)
     return Header(lines, newline, size, kind, fields, types, tuple(counts), points, width, height)

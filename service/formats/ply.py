@@ -15,10 +15,11 @@ from service.formats.attributes import (
     coord_columns,
     renamed,
     scalar_attributes,
+    unique_names,
 )
 from service.formats.format import Format, Options
 from service.formats.ply_layout import Element, Header, binary_runs, parse_header
-from service.formats.rows import append_cells, lines_of, parse_rows, to_number
+from service.formats.rows import append_cells, check_lines, lines_of, parse_rows, to_number
 from service.values import PointCloud, Segmentation
 
 BLOCK = 1 << 18
@@ -47,15 +48,8 @@ def read(data: memoryview, options: Options) -> PointCloud:
     return assemble(columns)
 
 
-def _unique_names(vertex: Element) -> list[str]:
-    """Return the properties' names; one that occurs again gets a number."""
-    names: list[str] = []
-    for prop in vertex.properties:
-        name, number = prop.name, 2
-        while name in names:
-            name, number = f"{prop.name}_{number}", number + 1
-        names.append(name)
-    return names
+def _names(vertex: Element) -> list[str]:
+    return unique_names(prop.name for prop in vertex.properties)
 
 
 def _read_binary(header: Header, data: memoryview, options: Options) -> dict[str, Column]:
@@ -66,7 +60,7 @@ def _read_binary(header: Header, data: memoryview, options: Options) -> dict[str
     check_count(vertex.count, options)
     tables = [run.rows(data) for run in runs]
     columns: dict[str, Column] = {}
-    for index, (name, prop) in enumerate(zip(_unique_names(vertex), vertex.properties, strict=True)):
+    for index, (name, prop) in enumerate(zip(_names(vertex), vertex.properties, strict=True)):
         parts = [table[str(index)] for table in tables]
         if prop.count_type is not None and (len({part.shape[1] for part in parts}) != 1 or parts[0].shape[1] == 0):
             continue  # a ragged list has no place among columns; annotate keeps it
@@ -95,9 +89,10 @@ def _ascii_start(header: Header, data: memoryview) -> tuple[int, int]:
 
 def _read_ascii(header: Header, data: memoryview, options: Options) -> dict[str, Column]:
     vertex = header.vertex
-    names = _unique_names(vertex)
+    names = _names(vertex)
     if not names:
         return {}
+    check_lines(data[header.size :])
     offset, number = _ascii_start(header, data)
     if vertex.count * len(names) * 2 - 1 > len(data) - offset:
         raise MalformedFile(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MalformedFile, UnusableCloud
+from service.formats.attributes import check_fields
 
 _WORDS = {
     "i1": "char int8",
@@ -53,6 +54,11 @@ class Element:
     @property
     def has_lists(self) -> bool:
         return any(prop.count_type is not None for prop in self.properties)
+
+    @property
+    def least_row(self) -> int:
+        """Bytes that a row takes in a binary file if its lists are empty."""
+        return sum(int((prop.count_type or prop.type)[1]) for prop in self.properties)
 
 
 @dataclass
@@ -137,6 +143,7 @@ def _parse_lines(lines: list[bytes]) -> tuple[str, list[Element]]:
             if not elements:
                 raise MalformedFile(f"{where} declares a property before any element.")
             elements[-1].properties.append(_parse_property(words, index, where))
+            check_fields(len(elements[-1].properties), f"The PLY header gives element '{elements[-1].name[:40]}'")
             elements[-1].line = index
         else:
             raise MalformedFile(f"{where} begins with {words[0][:40]!r}; expected element, property or comment.")
@@ -176,6 +183,11 @@ def binary_runs(header: Header, data: memoryview) -> tuple[list[Run], int]:
 
 def _runs_of(element: Element, data: memoryview, offset: int, order: str) -> Iterator[Run]:
     """Yield an element's rows as runs; without lists it is one run."""
+    if element.has_lists and element.count * element.least_row > len(data) - offset:
+        raise MalformedFile(
+            f"The PLY header promises {element.count} rows of at least {element.least_row} bytes in element "
+            f"'{element.name[:40]}', but only {len(data) - offset} bytes follow: it is truncated."
+        )
     done, block = 0, 64
     layouts: dict[tuple[int, ...], np.dtype[np.void]] = {}
     while done < element.count:

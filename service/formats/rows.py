@@ -17,11 +17,25 @@ from service.formats.stream import MemoryStream
 _ODD_NUMBER = re.compile(r"^([-+]?)1\.#(IND|QNAN|SNAN|INF)\d*$", re.IGNORECASE)
 _BLOCK = 1 << 16
 COMMENTS = ("#", "//")
+LONGEST_LINE = 1 << 20
+"""Bytes; a line of 4096 numbers has a tenth of that. A file of one line would be split into a list as a whole."""
 
 
 def lines_of(data: memoryview) -> io.BufferedReader:
     """Return a buffered stream of the bytes; iterate over it for lines that end with their newline."""
     return io.BufferedReader(MemoryStream(data), 1 << 20)
+
+
+def check_lines(data: memoryview) -> None:
+    """Refuse a file with a line longer than LONGEST_LINE; raises MalformedFile. Shorter than half of that is good."""
+    half = LONGEST_LINE // 2
+    for start in range(0, len(data) - half, half):
+        # nearly always the first bytes hold a line's end
+        if b"\n" not in bytes(data[start : start + 4096]) and b"\n" not in bytes(data[start : start + half]):
+            raise MalformedFile(
+                f"There is no line's end between byte {start} and {start + half} of the file's text; "
+                f"a line may have {LONGEST_LINE} bytes."
+            )
 
 
 def parse_rows(

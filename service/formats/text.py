@@ -10,15 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MalformedFile, MalformedRequest
-from service.formats.attributes import MEANT, Column, answer_columns, assemble, canonical, check_count, renamed
+from service.formats.attributes import (
+    MEANT,
+    Column,
+    answer_columns,
+    assemble,
+    canonical,
+    check_count,
+    check_fields,
+    renamed,
+)
 from service.formats.columns import guess_columns, name_columns
 from service.formats.format import Format, Options
-from service.formats.rows import COMMENTS, append_cells, lines_of, parse_rows, split_cells, to_number, without_comment
+from service.formats.rows import (
+    COMMENTS,
+    append_cells,
+    check_lines,
+    lines_of,
+    parse_rows,
+    split_cells,
+    to_number,
+    without_comment,
+)
 from service.values import PointCloud, Segmentation
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " ", ",": ",", ";": ";", "\t": "\t", " ": " "}
 MOST_LINES_BEFORE = 1000
 """Comments and blank lines that may stand before the first point."""
+MOST_SCANS = 1000
+"""Scans that a PTS file may hold."""
 
 _BOM = b"\xef\xbb\xbf"
 _PTS = {
@@ -139,10 +159,17 @@ def read(data: memoryview, options: Options) -> PointCloud:
     the customs of PTS where the first line is a number of points, else guessed, which is noted. Raises MalformedFile
     that names the line at fault, MalformedRequest, TooLarge, UnusableCloud.
     """
+    check_lines(data)
     opening = find_points(data, options)
-    if opening.count is not None:
-        check_count(opening.count, options)
+    check_fields(opening.width, f"Line {opening.line} gives a point")
     body = data[opening.start :]
+    if opening.count is not None:
+        if opening.count * opening.width * 2 - 1 > len(body):
+            raise MalformedFile(
+                f"Line {opening.line - 1} promises {opening.count} points, but only {len(body)} bytes follow: "
+                "the file is truncated."
+            )
+        check_count(opening.count, options)
     if len(body) > 2 * opening.width * options.max_points:
         check_count(_count_lines(body) - MOST_LINES_BEFORE, options)
     notes: list[str] = []
@@ -198,6 +225,8 @@ def _read_blocks(body: memoryview, opening: Opening, options: Options) -> NDArra
                 f"Line {line - 1} promises {count} points, but the file ends after {len(values)}: it is truncated."
             )
         blocks.append(values)
+        if len(blocks) > MOST_SCANS:
+            raise MalformedFile(f"The file holds more than {MOST_SCANS} scans, which is the most that are read.")
         body, line = _behind_rows(body, count, line)
         following = bytes(body[:64]).split(b"\n")[0].strip()
         if not following:

@@ -116,7 +116,7 @@ def test_names_of_scalar_attributes_do_not_collide() -> None:
         "original_red",
         "original_label",
         "a_b",
-        "a_b_",
+        "a_b_2",
         "attribute",
         "c_0",
         "c_1",

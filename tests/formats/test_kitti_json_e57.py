@@ -170,9 +170,13 @@ def test_bad_e57() -> None:
     data = make_e57([scan_of(300, 0)])
     with pytest.raises(TooLarge):
         read(data, "e57", max_points=299)
-    for bad in (data[:100], data[: len(data) // 2], data[:2000] + b"XXXX" + data[2004:], b"ASTM-E57" + bytes(200)):
-        with pytest.raises(MalformedFile, match="does not read"):
+    with pytest.raises(MalformedFile, match="does not read"):
+        read(data[:2000] + b"XXXX" + data[2004:], "e57")
+    for bad in (data[:100], data[: len(data) // 2], b"ASTM-E57" + bytes(200)):
+        with pytest.raises(MalformedFile, match="truncated or garbled"):
             read(bad, "e57")
+    with pytest.raises(MalformedFile, match="begins with a header"):
+        read(data[:20], "e57")
 
 
 def test_e57_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_annotate_leaves_comments_and_what_has_no_newline() -> None:
         (b"1 2\n3 4\n", UnusableCloud, "x, y and z"),
         ("1 2 3\n".encode("utf-16"), MalformedFile, "UTF-16"),
         (b"1 2 3\0\n", MalformedFile, "no text"),
-        (b"4000000000\n1 2 3\n", TooLarge, "4000000000"),
+        (b"4000000000\n1 2 3\n", MalformedFile, "4000000000"),
     ],
 )
 def test_bad_files(data: bytes, error: type[Exception], said: str) -> None:
