@@ -42,6 +42,25 @@ def restore(
             f"and {len(card.classes)} classes."
         )
     votes = _vote(prepared, logits, probabilities=scores or confidence)
+    return from_votes(prepared, votes, card, scores=scores, confidence=confidence)
+
+
+@one_thread()
+def from_votes(
+    prepared: Prepared,
+    votes: torch.Tensor,
+    card: ModelCard,
+    *,
+    scores: bool,
+    confidence: bool = False,
+) -> Segmentation:
+    """Give every point the label that its voxel got the most votes for.
+
+    Args:
+        prepared: where each point's voxel stands among the votes.
+        votes: (M, C), class probabilities where scores or confidence are asked for.
+        card, scores, confidence: as in `restore`.
+    """
     ids = torch.tensor([info.id for info in card.classes], dtype=torch.int32, device=votes.device)
     best = votes.argmax(dim=1)
     label = _spread(ids[best], prepared, IGNORED)
