@@ -44,7 +44,8 @@ class Rotation:
         low, high = grid.bounds(coord)
         center = (low + high) / 2 if self.center is None else coord.new_tensor(self.center)
         turned = None if normal is None else (normal.double() @ turn.T).to(normal.dtype)
-        return (coord - center) @ turn.T + center, turned
+        # In double precision from here on, as numpy's product with a matrix leaves it.
+        return (coord - center).double() @ turn.T + center, turned
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Scaling:
 
     def apply(self, coord: torch.Tensor, normal: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the scaled coordinates, and the normals as they are."""
-        return coord * self.factor, normal
+        return (coord.double() * self.factor).to(coord.dtype), normal
 
 
 @dataclass(frozen=True)

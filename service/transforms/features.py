@@ -15,7 +15,7 @@ class Voxels:
     """The voxels of one cloud or of one tile of it, from which features are made.
 
     Attributes:
-        coord: (m, 3) float64 metres, from the cloud's lowest corner.
+        coord: (m, 3) float64 metres, from the corner of the cloud's grid.
         grid_coord: (m, 3) int32 cells of the cloud's grid.
         color: (m, 3) float32 in 0..255, or None.
         normal: (m, 3) float32, or None.
@@ -57,7 +57,7 @@ def _present(part: torch.Tensor | None) -> torch.Tensor:
 
 def _residual(voxels: Voxels, coord: torch.Tensor, grid_size: float) -> torch.Tensor:
     middle = (voxels.grid_coord.double() + 0.5) * grid_size
-    return ((voxels.coord - middle) / grid_size).float()
+    return ((voxels.coord.double() - middle) / grid_size).float()
 
 
 _RELIEF_M = 0.05
@@ -69,6 +69,10 @@ _BUILDERS: Mapping[str, Callable[[Voxels, torch.Tensor, float], torch.Tensor]] =
     "color": lambda voxels, coord, size: _present(voxels.color) / 255,
     # -1..1, as Pointcept had it before.
     "color_signed": lambda voxels, coord, size: _present(voxels.color) / 127.5 - 1,
+    # 0..255.
+    "color_255": lambda voxels, coord, size: _present(voxels.color),
+    # Zeros in the place of colours or normals, for models that were trained without them.
+    "blank": lambda voxels, coord, size: coord.new_zeros(len(coord), 3),
     "normal": lambda voxels, coord, size: _present(voxels.normal),
     # 0..1.
     "intensity": lambda voxels, coord, size: _present(voxels.intensity).unsqueeze(1),

@@ -89,8 +89,8 @@ def sample_in_phase(coord: torch.Tensor, grid_size: float) -> tuple[Grid, torch.
     """Sort points into the cells of the grid whose corners are whole multiples of `grid_size`, as Pointcept does.
 
     Args:
-        coord: (n, 3) float64, finite, n >= 1, in the unit of `grid_size`.
-        grid_size: edge of a cell.
+        coord: (n, 3) float32 or float64, finite, n >= 1, in the unit of `grid_size`.
+        grid_size: edge of a cell; rounded to the coordinates' precision, as numpy does there.
 
     Returns:
         The grid, and (3,) int64 how many cells from zero it begins.
@@ -98,14 +98,16 @@ def sample_in_phase(coord: torch.Tensor, grid_size: float) -> tuple[Grid, torch.
     Raises:
         ValueError: the cloud spans more than MAX_CELLS cells along an axis.
     """
-    low, high = (torch.floor(bound / grid_size) for bound in bounds(coord))
+    # By a tensor: by a number, CUDA would multiply with its inverse.
+    size = coord.new_tensor(grid_size)
+    low, high = (torch.floor(bound / size) for bound in bounds(coord))
     span = (high - low).tolist()
     if not max(span) < MAX_CELLS - 1:
         raise ValueError(
             f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most."
         )
     # The quotient first: where points lie on a cell's edge, its last bit chooses the cell.
-    cell = (coord / grid_size).floor_().sub_(low).long()
+    cell = (coord / size).floor_().sub_(low).long()
     return _group(cell, int(span[1]) + 1, int(span[2]) + 1), low.long()
 
 

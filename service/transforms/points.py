@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
-from service.transforms import grid, scale, support
+from service.transforms import grid, scale, steps, support
 from service.transforms.recipe import Recipe
 from service.values import PointCloud
+
+_COLORS = {"color", "color_signed", "color_255"}
+_FAR_M = 4096.0
+"""Distance from zero from which on single precision is coarser than half a millimetre."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Points:
     """The n valid points of a cloud of N.
 
     Attributes:
-        coord: (n, 3) float64 metres, from the cloud's lowest corner on.
+        coord: (n, 3) float64 metres, from the cloud's lowest corner on; with a recipe's `before`, what its steps leave.
         color: (n, 3) float32 in 0..255, or None.
         normal: (n, 3) float32 of length 1, or None.
         intensity: (n,) float32 in 0..1, or None.
@@ -60,9 +65,12 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
     coord, warning = scale.to_metres(_tensor(cloud.coord, kept, device), recipe.max_extent_m)
     if warning:
         warnings.append(warning)
-    # Far from zero float32 holds only centimetres: the origin is removed while there are 64 bits.
-    coord = coord - grid.bounds(coord)[0]
     ground = 0.0
+    if recipe.before is None:
+        # Far from zero float32 holds only centimetres: the origin is removed while there are 64 bits.
+        coord = coord - grid.bounds(coord)[0]
+    else:
+        coord = _single(coord, recipe.before, warnings)
     try:
         if recipe.level:
             coord, ground = _level(coord, recipe.grid_size)
@@ -78,14 +86,47 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
         return values.masked_fill(bad.unsqueeze(1), 0)
 
     color = normal = intensity = None
-    if {"color", "color_signed"} & wanted and cloud.color is not None:
+    if _COLORS & wanted and cloud.color is not None:
         color = _tensor(cloud.color, kept, device).float()
     if "normal" in wanted and cloud.normal is not None:
         normal = finite(_tensor(cloud.normal, kept, device), "normal")
     if "intensity" in wanted and cloud.intensity is not None:
         values = finite(_tensor(cloud.intensity, kept, device).unsqueeze(1), "intensity")
         intensity = (values / _full_scale(values)).squeeze(1)
+    elif "intensity" in wanted:
+        intensity = torch.zeros(count, device=device)
+        warnings.append("The cloud has no intensity, which the model needs: it was taken as 0 everywhere.")
+    for each in recipe.before or ():
+        moved, normal = each.apply(coord, normal)
+        if isinstance(each, steps.PointClip):
+            _warn_of_clipped(coord, moved, each, warnings)
+        coord = moved
     return Points(coord, color, normal, intensity, kept, ground, tuple(warnings))
+
+
+def _single(coord: torch.Tensor, before: Sequence[steps.Step], warnings: list[str]) -> torch.Tensor:
+    """Return the coordinates in single precision, as Pointcept reads clouds; where that is too coarse, shifted."""
+    low, high = grid.bounds(coord)
+    if float(torch.maximum(low.abs(), high.abs()).max()) < _FAR_M:
+        return coord.float()
+    middle = torch.floor((low + high) / 2)
+    if not steps.anchored(before):
+        place = ", ".join(f"{value:.0f}" for value in middle.tolist())
+        warnings.append(
+            "The model was trained on clouds about their sensor, and this one lies far from zero: its middle "
+            f"({place}) was taken for the sensor's place."
+        )
+    return (coord - middle).float()
+
+
+def _warn_of_clipped(coord: torch.Tensor, moved: torch.Tensor, clip: steps.PointClip, warnings: list[str]) -> None:
+    outside = int((coord != moved).any(dim=1).sum())
+    if outside:
+        low, high = ([f"{bound:g}" for bound in face] for face in (clip.low, clip.high))
+        warnings.append(
+            f"{outside} of {len(coord)} points lie outside the box from ({', '.join(low)}) to ({', '.join(high)}) m "
+            "that the model was trained in: they were moved to its faces, as in training."
+        )
 
 
 def _level(coord: torch.Tensor, grid_size: float) -> tuple[torch.Tensor, float]:
@@ -102,10 +143,8 @@ def _level(coord: torch.Tensor, grid_size: float) -> tuple[torch.Tensor, float]:
 
 def _require(cloud: PointCloud, recipe: Recipe) -> None:
     """Refuse a cloud that lacks a feature which cannot be computed."""
-    if cloud.color is None and {"color", "color_signed"} & set(recipe.features):
+    if cloud.color is None and _COLORS & set(recipe.features):
         raise UnusableCloud("The model needs colours (red, green, blue) and the cloud has none.")
-    if cloud.intensity is None and "intensity" in recipe.features:
-        raise UnusableCloud("The model needs the field intensity and the cloud has none.")
 
 
 def _tensor(array: NDArray[np.generic], kept: NDArray[np.bool_] | None, device: torch.device) -> torch.Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
-from service.transforms import features, grid, normals, points, tiles
+from service.transforms import features, grid, normals, points, steps, tiles
 from service.transforms.recipe import Recipe
 from service.transforms.threads import one_thread
 from service.values import PointCloud
@@ -66,15 +66,36 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
         UnusableCloud: no valid point, a cloud too wide for the grid, or a feature that the cloud lacks.
     """
     part = points.read(cloud, recipe, device)
-    try:
-        cells = grid.sample(part.coord, recipe.grid_size, torch.zeros_like(part.coord[0]))
-    except ValueError as error:
-        raise UnusableCloud(f"{error} Are the coordinates in metres, and is there no stray point?") from error
+    cells, corner = occupied(part.coord, recipe, recipe.grid_size)
     warnings = list(part.warnings)
     voxels = _reduce(part, cells, recipe, warnings)
     parts = tiles.split(cells.grid_coord, recipe.max_voxels, recipe.overlap)
-    made = tuple(_tile(voxels, part, len(parts) == 1, recipe) for part in parts)
+    made = tuple(_tile(voxels, part, len(parts) == 1, recipe, corner) for part in parts)
     return Prepared(made, len(cloud), part.valid, cells.inverse, len(cells), tuple(warnings))
+
+
+def occupied(coord: torch.Tensor, recipe: Recipe, grid_size: float) -> tuple[grid.Grid, torch.Tensor]:
+    """Return the cells of points as the recipe has them, and the corner (3,) float64 at which they begin.
+
+    Raises:
+        UnusableCloud: the cloud is too wide for the grid.
+    """
+    corner = torch.zeros_like(coord[0])
+    try:
+        if recipe.before is None:
+            return grid.sample(coord, grid_size, corner), corner
+        cells, begin = grid.sample_in_phase(coord, grid_size)
+    except ValueError as error:
+        raise UnusableCloud(f"{error} Are the coordinates in metres, and is there no stray point?") from error
+    return cells, begin.double() * grid_size
+
+
+def place(coord: torch.Tensor, normal: torch.Tensor | None, recipe: Recipe) -> steps.Moved:
+    """Return the coordinates of one pass as the network sees them, (m, 3) float32, and the normals with them."""
+    if recipe.before is None:
+        return features.centre(coord, recipe.centre), normal
+    coord, normal = steps.apply(recipe.after, coord, normal)
+    return coord.float(), normal
 
 
 def _reduce(part: points.Points, cells: grid.Grid, recipe: Recipe, warnings: list[str]) -> features.Voxels:
@@ -88,18 +109,21 @@ def _reduce(part: points.Points, cells: grid.Grid, recipe: Recipe, warnings: lis
     color = None if part.color is None else represent(part.color)
     intensity = None if part.intensity is None else represent(part.intensity.unsqueeze(1)).squeeze(1)
     if part.normal is not None:
-        normal = torch.nn.functional.normalize(represent(part.normal), dim=1)
+        normal = represent(part.normal)
+        # A mean is shorter than what it is of; one point's own normal stays as it is.
+        normal = torch.nn.functional.normalize(normal, dim=1) if chosen is None else normal
     elif "normal" in recipe.features:
         normal = normals.estimate(middle)
         warnings.append("The cloud has no normals, which the model needs: they were computed.")
     return features.Voxels(middle, cells.grid_coord, color, normal, intensity, part.ground)
 
 
-def _tile(voxels: features.Voxels, cells: tiles.Cells, whole: bool, recipe: Recipe) -> Tile:
+def _tile(voxels: features.Voxels, cells: tiles.Cells, whole: bool, recipe: Recipe, corner: torch.Tensor) -> Tile:
     """Return a tile as the network wants it; a tile is centred by itself, as the crops of training are."""
     part = voxels if whole else voxels.rows(cells.rows)
     low = grid.bounds(part.grid_coord)[0]
     low = torch.div(low, recipe.align, rounding_mode="floor") * recipe.align
-    coord = features.centre(part.coord, recipe.centre)
+    coord, normal = place(part.coord, part.normal, recipe)
+    part = replace(part, coord=part.coord - corner, normal=normal)
     feat = features.build(part, recipe.features, coord, recipe.grid_size)
     return Tile(coord, part.grid_coord - low, feat, cells)

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from service.transforms.augment import Augmentation
+from service.transforms.steps import Step, step
 
 FEATURES: Mapping[str, int] = {
     "coord": 3,
     "color": 3,
     "color_signed": 3,
+    "color_255": 3,
+    "blank": 3,
     "normal": 3,
     "intensity": 1,
     "height": 1,
@@ -47,6 +50,10 @@ class Recipe:
             that point's label; None: it takes every point.
         level: turn the cloud until the plane it stands on is level (see `support`), and make that plane the middle of
             a layer of cells: for models whose clouds come in any frame.
+        before: for models of Pointcept: its transforms of coordinates before the grid, whose cells begin at multiples
+            of `grid_size`; None: coordinates and cells count from the cloud's lowest corner.
+        after: with `before`: its transforms of each pass's voxels, in the place of `centre`.
+        condition: the data set whose norms and head are used, where a network was trained for several.
     """
 
     grid_size: float
@@ -60,6 +67,9 @@ class Recipe:
     level: bool = False
     augmentations: tuple[Augmentation, ...] = ()
     thin_size: float | None = None
+    before: tuple[Step, ...] | None = None
+    after: tuple[Step, ...] = ()
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.
@@ -79,6 +89,8 @@ class Recipe:
                 raise ValueError(f"The recipe's {name} is {getattr(self, name)}; it must be positive.")
         if not self.level and {"elevation", "relief"} & set(self.features):
             raise ValueError("The recipe's features elevation and relief need its `level` to be true.")
+        if self.before is not None and (self.level or {"elevation", "relief", "height"} & set(self.features)):
+            raise ValueError("The recipe's `before` goes neither with `level` nor with heights above the ground.")
         if self.overlap < 0:
             raise ValueError(f"The recipe's overlap is {self.overlap}; it must not be negative.")
         if self.max_extent_m is not None and not self.max_extent_m > 0:
@@ -93,8 +105,13 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain JSON values."""
-        augmentations = [augmentation.to_list() for augmentation in self.augmentations]
-        return {**asdict(self), "features": list(self.features), "augmentations": augmentations}
+        plain = {
+            "features": list(self.features),
+            "augmentations": [augmentation.to_list() for augmentation in self.augmentations],
+            "before": None if self.before is None else [each.to_dict() for each in self.before],
+            "after": [each.to_dict() for each in self.after],
+        }
+        return {**asdict(self), **plain}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -107,5 +124,11 @@ class Recipe:
         missing = {"grid_size", "features"} - set(values)
         if unknown or missing:
             raise ValueError(f"The recipe has unknown keys {sorted(unknown)} or lacks {sorted(missing)}.")
-        augmentations = tuple(Augmentation.from_config(entry) for entry in values.get("augmentations", ()))
-        return cls(**{**values, "features": tuple(values["features"]), "augmentations": augmentations})
+        before = values.get("before")
+        made = {
+            "features": tuple(values["features"]),
+            "augmentations": tuple(Augmentation.from_config(entry) for entry in values.get("augmentations", ())),
+            "before": None if before is None else tuple(each for entry in before for each in step(entry)),
+            "after": tuple(each for entry in values.get("after", ()) for each in step(entry)),
+        }
+        return cls(**{**values, **made})

@@ -121,11 +121,17 @@ def test_intensity_is_scaled_by_the_range_it_comes_in(largest: float, full: floa
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("color", "needs colours"), ("color_signed", "needs colours"), ("intensity", "needs the field intensity")],
+    [("color", "needs colours"), ("color_signed", "needs colours")],
 )
 def test_a_missing_feature_is_named(name: str, message: str) -> None:
     with pytest.raises(UnusableCloud, match=message):
         prepare(PointCloud(room(10)), Recipe(0.1, (name,)), CPU)
+
+
+def test_a_missing_intensity_counts_as_nothing_and_is_said() -> None:
+    prepared = prepare(PointCloud(room(10)), Recipe(0.1, ("intensity",)), CPU)
+    assert not prepared.tiles[0].feat.any()
+    assert "no intensity" in prepared.warnings[-1]
 
 
 def test_features_that_are_no_numbers_count_as_nothing_and_are_said() -> None:
