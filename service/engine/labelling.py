@@ -12,13 +12,18 @@ import structlog
 import torch
 
 from service import transforms
+from service.engine import testtime
+from service.engine.testtime import Tick
 from service.errors import InternalError, MalformedRequest, ServiceError
 from service.models.batch import collate
 from service.models.model import Model
-from service.transforms import Prepared, Tile
+from service.transforms import Prepared, Tile, fragments
+from service.transforms.fragments import Scene
+from service.transforms.restore import from_votes
 from service.values import PointCloud, Segmentation
 
 T = TypeVar("T")
+TTA = ("none", "full")
 log = structlog.get_logger()
 
 
@@ -33,7 +38,7 @@ class Wishes:
     Attributes:
         scores: class probabilities, and confidence with them.
         confidence: the probability of the chosen class.
-        tta: test-time augmentation; `none`.
+        tta: `none`, one pass; `full`, the test-time procedure of the model's recipe.
     """
 
     scores: bool = False
@@ -48,10 +53,12 @@ class Ready:
     Attributes:
         prepared: its tiles.
         seconds: how long preparing it took.
+        scene: what the test-time procedure starts from, where that is wished for; there are no tiles then.
     """
 
     prepared: Prepared
     seconds: float
+    scene: Scene | None = None
 
     @property
     def voxels(self) -> int:
@@ -61,11 +68,16 @@ class Ready:
 
 def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceError:
     """Return the cloud as the network wants it, on the model's device, or what is wrong with it."""
-    if wishes.tta != "none":
-        return MalformedRequest(f"tta {wishes.tta!r} is unknown: use none")
+    if wishes.tta not in TTA:
+        return MalformedRequest(f"tta {wishes.tta!r} is unknown: use none or full")
+    if wishes.tta == "full" and not model.recipe.augmentations:
+        return MalformedRequest(f"the model {model.card.name} has no test-time augmentations: use tta=none")
 
     def work() -> Ready:
         started = time.perf_counter()
+        if wishes.tta == "full":
+            scene = fragments.scene(cloud, model.recipe, model.device)
+            return Ready(scene.prepared, time.perf_counter() - started, scene)
         prepared = transforms.prepare(cloud, model.recipe, model.device)
         return Ready(prepared, time.perf_counter() - started)
 
@@ -80,6 +92,7 @@ def label(
     *,
     ready: Sequence[Ready | ServiceError] | None = None,
     max_voxels: int | None = None,
+    tick: Tick = lambda done: None,
 ) -> list[Segmentation | ServiceError]:
     """Label a batch of clouds; an error of one cloud is that cloud's only.
 
@@ -91,6 +104,8 @@ def label(
         wishes: one for each cloud.
         ready: what `prepare` returned for each cloud, where that was done before.
         max_voxels: most voxels in one pass of the network; the recipe's own bound on one tile when absent.
+        tick: called again and again during the test-time procedure of a cloud with the share that is done, 0 to 1; a
+            ServiceError that it raises becomes that cloud's.
 
     Returns:
         For each cloud its labels, with `timing_ms` of prepare, forward and restore, or its error.
@@ -101,7 +116,12 @@ def label(
     if ready is None:
         ready = [prepare(model, cloud, wish) for cloud, wish in zip(clouds, wishes, strict=True)]
     results: list[Segmentation | ServiceError | None] = [r if isinstance(r, ServiceError) else None for r in ready]
-    waiting = [(index, r) for index, r in enumerate(ready) if isinstance(r, Ready)]
+    waiting = []
+    for index, one in enumerate(ready):
+        if isinstance(one, Ready) and one.scene is not None:
+            results[index] = _look_again(model, one, one.scene, wishes[index], tick)
+        elif isinstance(one, Ready):
+            waiting.append((index, one))
     for together in _batches(waiting, max_voxels or model.recipe.max_voxels):
         for (index, one), logits in zip(together, _forward_each(model, [one for _, one in together]), strict=True):
             if isinstance(logits, ServiceError):
@@ -109,6 +129,21 @@ def label(
             else:
                 results[index] = _restore(model, one, *logits, wishes[index])
     return [result for result in results if result is not None]
+
+
+def _look_again(model: Model, one: Ready, scene: Scene, wishes: Wishes, tick: Tick) -> Segmentation | ServiceError:
+    """Return the cloud's labels by the test-time procedure."""
+
+    def work() -> Segmentation:
+        started = time.perf_counter()
+        votes = testtime.vote(model, scene, tick)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        voted = time.perf_counter()
+        found = from_votes(one.prepared, votes, model.card, scores=wishes.scores, confidence=wishes.confidence)
+        return _timed(found, one.seconds, voted - started, time.perf_counter() - voted)
+
+    return _guarded(model, work)
 
 
 Logits = tuple[list[torch.Tensor], float]
@@ -167,7 +202,11 @@ def _restore(
     )
     if isinstance(result, ServiceError):
         return result
-    timing = {"prepare": one.seconds, "forward": forward_s, "restore": time.perf_counter() - started}
+    return _timed(result, one.seconds, forward_s, time.perf_counter() - started)
+
+
+def _timed(result: Segmentation, prepare_s: float, forward_s: float, restore_s: float) -> Segmentation:
+    timing = {"prepare": prepare_s, "forward": forward_s, "restore": restore_s}
     return dataclasses.replace(result, timing_ms={stage: round(s * 1e3, 3) for stage, s in timing.items()})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -30,10 +32,18 @@ class Model:
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._network = network.eval().requires_grad_(False).to(device, self.dtype)
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the network's numbers take on its device."""
+        # Layers keep weights in other forms besides, once they have run.
+        kept = (value for module in self._network.modules() for value in vars(module).values())
+        held = (*self._network.parameters(), *self._network.buffers(), *kept)
+        return sum(value.numel() * value.element_size() for value in held if isinstance(value, torch.Tensor))
+
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, C) float32 logits of a batch on the model's device, row for row."""
-        ready = batch.with_features(batch.coord, batch.feat.to(self.dtype))
+        ready = replace(batch, feat=batch.feat.to(self.dtype), condition=self.recipe.condition)
         with self._alone():
             logits: torch.Tensor = self._network(ready)
         return logits.float()

@@ -11,7 +11,7 @@ MAX_CELLS = 2**20
 
 _FOLD = 256
 
-_PHASE = 2**-10
+PHASE = 2**-10
 """Shift of the grid, in cells. Scanners quantise to millimetres, so many points would lie exactly on a cell's edge,
 where the last bit of a subtraction would choose the cell; a small odd shift leaves the edges empty."""
 
@@ -81,7 +81,7 @@ def sample(coord: torch.Tensor, grid_size: float, low: torch.Tensor | None = Non
         raise ValueError(
             f"The cloud spans {max(span):.3g} cells of {grid_size} along one axis; {MAX_CELLS} is the most."
         )
-    cell = ((coord - low).div_(grid_size)).add_(_PHASE).floor_().long()
+    cell = ((coord - low).div_(grid_size)).add_(PHASE).floor_().long()
     return _group(cell, int(span[1]) + 2, int(span[2]) + 2)
 
 

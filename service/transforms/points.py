@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,13 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.coord)
+
+    def rows(self, rows: torch.Tensor) -> Points:
+        """Return some of the points; `valid` stays that of all."""
+        color, normal, intensity = (
+            None if part is None else part[rows] for part in (self.color, self.normal, self.intensity)
+        )
+        return replace(self, coord=self.coord[rows], color=color, normal=normal, intensity=intensity)
 
 
 def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:

@@ -68,7 +68,7 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
     part = points.read(cloud, recipe, device)
     cells, corner = occupied(part.coord, recipe, recipe.grid_size)
     warnings = list(part.warnings)
-    voxels = _reduce(part, cells, recipe, warnings)
+    voxels = reduce(part, cells, recipe, warnings)
     parts = tiles.split(cells.grid_coord, recipe.max_voxels, recipe.overlap)
     made = tuple(_tile(voxels, part, len(parts) == 1, recipe, corner) for part in parts)
     return Prepared(made, len(cloud), part.valid, cells.inverse, len(cells), tuple(warnings))
@@ -98,7 +98,7 @@ def place(coord: torch.Tensor, normal: torch.Tensor | None, recipe: Recipe) -> s
     return coord.float(), normal
 
 
-def _reduce(part: points.Points, cells: grid.Grid, recipe: Recipe, warnings: list[str]) -> features.Voxels:
+def reduce(part: points.Points, cells: grid.Grid, recipe: Recipe, warnings: list[str]) -> features.Voxels:
     """Return one representative for each voxel, with what the recipe's features need of it."""
     chosen = grid.nearest(part.coord, cells) if recipe.reduce == "nearest" else None
 

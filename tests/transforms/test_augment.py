@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from service.transforms import Recipe
 from service.transforms.augment import Augmentation
 
-Z = {"type": "RandomRotateTargetAngle", "axis": "z", "center": [0, 0, 0], "p": 1}
+Z: dict[str, Any] = {"type": "RandomRotateTargetAngle", "axis": "z", "center": [0, 0, 0], "p": 1}
 CONFIGURED: list[list[dict[str, Any]]] = [
-    *([{**Z, "angle": [angle]}] for angle in (0, 0.5, 1, 1.5)),
-    *([{**Z, "angle": [angle]}, {"type": "RandomScale", "scale": [s, s]}] for angle in (0, 1.5) for s in (0.95, 1.05)),
+    *[[{**Z, "angle": [angle]}] for angle in (0, 0.5, 1, 1.5)],
+    *[[{**Z, "angle": [angle]}, {"type": "RandomScale", "scale": [s, s]}] for angle in (0, 1.5) for s in (0.95, 1.05)],
     [{"type": "RandomScale", "scale": [0.9, 0.9]}],
     [{"type": "RandomScale", "scale": [1.1, 1.1]}, {"type": "RandomFlip", "p": 1}],
     [{"type": "RandomScale", "scale": [0.8, 0.8], "anisotropic": True}],
