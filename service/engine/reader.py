@@ -7,6 +7,7 @@ ends one small process; the engine starts another and tells the user why.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import sys
@@ -145,6 +146,8 @@ def _serve(channel: Channel, limits: Settings) -> None:
             reply, answers = _work(message, descriptors, limits)
         with _Descriptors(answers):
             channel.send({**reply, "retire": _peak_bytes() > RETIRE_ABOVE_BYTES}, answers)
+        # An error and its traceback hold each other, and the file with them: an idle reader keeps no user's file.
+        gc.collect()
 
 
 def main() -> None:
