@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from service.errors import InternalError, ServiceError
-from service.models import segmentor, spunet
+from service.models import point_transformer_v3, prompt_training, segmentor, spunet, spunet_v1m2
 from service.models.cards import WEIGHTS, card, cards, description
 from service.models.layers.engine import EngineName
 from service.models.layers.engine import engine as choose_engine
@@ -27,6 +27,9 @@ FAMILIES: Mapping[str, Builder] = {
     "DefaultSegmentor": segmentor.build,
     "DefaultSegmentorV2": segmentor.build_v2,
     "SpUNet-v1m1": spunet.build,
+    "SpUNet-v1m2": spunet_v1m2.build,
+    "PT-v3m1": point_transformer_v3.build,
+    "PPT-v1m2": prompt_training.build,
 }
 """Each family's network from its configuration and a site; `type` in the configuration is the key."""
 

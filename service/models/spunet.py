@@ -1,93 +1,26 @@
-"""SpUNet-v1m1, Pointcept's SparseUNet: a residual U-Net of sparse convolutions (MinkUNet, Choy et al., CVPR 2019)."""
+"""SpUNet-v1m1, Pointcept's SparseUNet."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from service.models.batch import Batch
-from service.models.layers.engine import Engine, Sequential
-from service.models.layers.fold import fold, fold_relu
+from service.models.layers.engine import Engine
+from service.models.layers.unet import UNet
 from service.models.site import Site
 
 _MARGIN = 96
 """Cells that Pointcept leaves free above the largest coordinate: no level of the network cuts an odd edge off."""
 
 
-def _norm(channels: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+class SpUNet(UNet):
+    """The backbone; see `UNet` for the arguments.
 
-
-def _fold_sequence(modules: Sequential, fuses: bool) -> None:
-    """Fold a norm that stands second in a sequence, and a ReLU that stands third, into the convolution before them."""
-    if len(modules) > 1:
-        fold(modules[0], modules[1])
-        modules[1] = nn.Identity()
-    if len(modules) > 2 and fuses:
-        fold_relu(modules[0])
-        modules[2] = nn.Identity()
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3x3 submanifold convolutions and a shortcut."""
-
-    def __init__(self, in_channels: int, channels: int, indice_key: str, engine: Engine) -> None:
-        super().__init__()
-        if in_channels == channels:
-            self.proj = Sequential(nn.Identity())
-        else:
-            self.proj = Sequential(engine.subm_conv(in_channels, channels, 1), _norm(channels))
-        self.conv1 = engine.subm_conv(in_channels, channels, 3, indice_key=indice_key)
-        self.bn1: nn.Module = _norm(channels)
-        self.relu = nn.ReLU()
-        self.conv2 = engine.subm_conv(channels, channels, 3, indice_key=indice_key)
-        self.bn2: nn.Module = _norm(channels)
-        self.fused = False
-
-    def fold(self, fuses: bool) -> None:
-        """Fold the norms into the convolutions, and all else where the engine fuses; inference only."""
-        fold(self.conv1, self.bn1)
-        fold(self.conv2, self.bn2)
-        self.bn1, self.bn2 = nn.Identity(), nn.Identity()
-        _fold_sequence(self.proj, fuses)
-        self.fused = fuses
-        if fuses:
-            fold_relu(self.conv1)
-            fold_relu(self.conv2)
-
-    def forward(self, x: Any) -> Any:
-        y = self.conv1(x)
-        if self.fused:
-            return self.conv2(y, residual=self.proj(x).features)
-        y = y.replace_feature(self.relu(self.bn1(y.features)))
-        y = self.conv2(y)
-        y = y.replace_feature(self.bn2(y.features) + self.proj(x).features)
-        return y.replace_feature(self.relu(y.features))
-
-
-def _blocks(count: int, in_channels: int, channels: int, indice_key: str, engine: Engine) -> Sequential:
-    """Return blocks named block0, block1, ...; the first one takes `in_channels`."""
-    blocks = [
-        (f"block{i}", BasicBlock(in_channels if i == 0 else channels, channels, indice_key, engine))
-        for i in range(count)
-    ]
-    return Sequential(OrderedDict(blocks))
-
-
-class SpUNet(nn.Module):
-    """The backbone; names and shapes of its state_dict are Pointcept's.
-
-    Args:
-        engine: sparse convolution engine.
-        in_channels: features of a voxel.
-        num_classes: channels of the result; 0: the decoder's features as they are.
-        base_channels: channels of the stem.
-        channels: of each stage, down and then up again.
-        layers: blocks of each stage; as many as channels, and an even number.
+    Raises:
+        ValueError: layers and channels do not pair.
     """
 
     def __init__(
@@ -99,63 +32,17 @@ class SpUNet(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256, 256, 128, 96, 96),
         layers: Sequence[int] = (2, 3, 4, 6, 2, 2, 2, 2),
     ) -> None:
-        super().__init__()
-        if len(layers) % 2 or len(layers) != len(channels):
-            raise ValueError(f"SpUNet needs as many layers as channels and an even number: {layers}, {channels}.")
-        self.engine = engine
-        self.num_stages = len(layers) // 2
-        # No other layer has a kernel of 5: its large map is not kept.
-        self.conv_input = Sequential(engine.subm_conv(in_channels, base_channels, 5), _norm(base_channels), nn.ReLU())
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.enc, self.dec = nn.ModuleList(), nn.ModuleList()
-        skip, last = base_channels, len(channels) - 1
-        for s in range(self.num_stages):
-            width, up_width = channels[s], channels[last - s]
-            key = f"spconv{s + 1}"
-            self.down.append(Sequential(engine.down_conv(skip, width, 2, indice_key=key), _norm(width), nn.ReLU()))
-            self.enc.append(_blocks(layers[s], width, width, f"subm{s + 1}", engine))
-            self.up.append(
-                Sequential(
-                    engine.inverse_conv(channels[last - s - 1], up_width, 2, indice_key=key), _norm(up_width), nn.ReLU()
-                )
-            )
-            self.dec.append(_blocks(layers[last - s], up_width + skip, up_width, f"subm{s}", engine))
-            skip = width
-        self.final: nn.Module = nn.Identity()
-        if num_classes > 0:
-            self.final = engine.subm_conv(channels[-1], num_classes, 1, bias=True)
-
-    def fold(self) -> None:
-        """Fold all batch norms into the convolutions before them; the network then only infers."""
-        for sequence in (self.conv_input, *self.down, *self.up):
-            _fold_sequence(sequence, self.engine.fuses)
-        for block in (block for stage in (*self.enc, *self.dec) for block in stage):
-            block.fold(self.engine.fuses)
-
-    def _cells(self, batch: Batch) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
-        """Return the cells in the engine's order, the grid's extent, and the order."""
-        indices = torch.cat([batch.cloud.unsqueeze(1).int(), batch.grid_coord.int()], dim=1)
-        shape = [largest + _MARGIN for largest in batch.grid_coord.amax(dim=0).tolist()]
-        order = self.engine.order(indices, shape)
-        return (indices if order is None else indices[order]).contiguous(), shape, order
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
-        indices, shape, order = batch.once(self, lambda: self._cells(batch))
-        feat = batch.feat if order is None else batch.feat[order]
-        x = self.engine.tensor(feat, indices, shape, len(batch), batch.once((self, "maps"), dict))
-        x = self.conv_input(x)
-        skips = []
-        for down, enc in zip(self.down, self.enc, strict=True):
-            skips.append(x)
-            x = enc(down(x))
-        for up, dec in zip(reversed(self.up), reversed(self.dec), strict=True):
-            x = up(x)
-            x = dec(x.replace_feature(torch.cat([x.features, skips.pop().features], dim=1)))
-        y: torch.Tensor = self.final(x).features if not isinstance(self.final, nn.Identity) else x.features
-        return y if order is None else torch.empty_like(y).index_copy_(0, order, y)
+        norm = partial(nn.BatchNorm1d, eps=1e-3, momentum=0.01)
+        super().__init__(engine, norm, _MARGIN, in_channels, num_classes, base_channels, channels, layers)
 
 
 def build(config: Mapping[str, Any], site: Site) -> SpUNet:
-    """Return the network of a configuration: the arguments of `SpUNet` by their names."""
-    return SpUNet(site.engine, **config)
+    """Return the network of a configuration: the arguments of `SpUNet` by their names.
+
+    Raises:
+        ValueError: it is an encoder alone (`enc_mode`; up to v1.6.0 `cls_mode`), with one answer for a cloud.
+    """
+    arguments = dict(config)
+    if any([arguments.pop("enc_mode", False), arguments.pop("cls_mode", False)]):
+        raise ValueError("its SpUNet-v1m1 has enc_mode: an encoder alone has one answer for a cloud, not one a point.")
+    return SpUNet(site.engine, **arguments)

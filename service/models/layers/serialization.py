@@ -44,12 +44,11 @@ def codes(grid_coord: torch.Tensor, cloud: torch.Tensor, depths: Sequence[int], 
     variants = sorted({order.endswith("-trans") for order in orders})
     weights = torch.tensor([[2, 4, 1] if transposed else [4, 2, 1] for transposed in variants], device=device)
     z = (spread * weights.unsqueeze(1)).sum(dim=2)
-    curves = [variant for variant, name in enumerate(("hilbert", "hilbert-trans")[v] for v in variants) if name in orders]
-    hilbert = _hilbert(z[curves], cloud, depths) if curves else z
+    hilbert = _hilbert(z, cloud, depths) if any(order.startswith("hilbert") for order in orders) else z
     rows = []
     for order in orders:
-        variant = variants.index(order.endswith("-trans"))
-        rows.append(hilbert[curves.index(variant)] if order.startswith("hilbert") else z[variant])
+        curve = hilbert if order.startswith("hilbert") else z
+        rows.append(curve[variants.index(order.endswith("-trans"))])
     return torch.stack(rows)
 
 

@@ -58,8 +58,21 @@ def _down_conv() -> type[nn.Module]:
     return DownConv
 
 
+@cache
+def _subm_conv_on_cpu() -> type[nn.Module]:
+    """Return spconv's SubMConv3d, except that it adds a bias outside: on a CPU spconv refuses to."""
+    import spconv.pytorch as library
+
+    class SubMConv(library.SubMConv3d):
+        def forward(self, x: Any) -> Any:
+            y = self._conv_forward(self.training, x, self.weight, None, name=self.name)
+            return y if self.bias is None else y.replace_feature(y.features + self.bias)
+
+    return SubMConv
+
+
 class SpconvEngine:
-    """spconv's own modules. They train; on a CPU they only serve as an oracle (no bias, slow).
+    """spconv's own modules. They train; on a CPU they only serve as an oracle (slow, and strided ones without bias).
 
     Raises:
         ImportError: spconv is not installed for this Python and CUDA.
@@ -73,6 +86,7 @@ class SpconvEngine:
         from spconv.core import ConvAlgo
 
         self._library, self._down = library, _down_conv()
+        self._subm = _subm_conv_on_cpu() if device.type == "cpu" else library.SubMConv3d
         # On the CPU spconv has the gather-scatter algorithm alone, and does not choose it by itself.
         self.folds = device.type != "cpu"
         self._algo = ConvAlgo.Native if device.type == "cpu" else None
@@ -110,9 +124,7 @@ class SpconvEngine:
         indice_key: str | None = None,
     ) -> nn.Module:
         """Return spconv's SubMConv3d; see `Engine.subm_conv`."""
-        return self._library.SubMConv3d(
-            in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key, algo=self._algo
-        )
+        return self._subm(in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key, algo=self._algo)
 
     def down_conv(
         self,
