@@ -110,6 +110,13 @@ class WorkerLost(ServiceError):
     title = "The worker was lost"
 
 
+class OutOfMemory(ServiceError):
+    """The device has too little memory for the cloud, in whatever tiles, and so has the CPU."""
+
+    code = "out-of-memory"
+    title = "Too little memory for the cloud"
+
+
 class DeadlineExceeded(ServiceError):
     """The request's deadline passed before its answer was there."""
 
@@ -138,6 +145,7 @@ ERRORS: tuple[type[ServiceError], ...] = (
     NotReady,
     Overloaded,
     WorkerLost,
+    OutOfMemory,
     DeadlineExceeded,
     Cancelled,
 )

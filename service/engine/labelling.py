@@ -12,9 +12,9 @@ import structlog
 import torch
 
 from service import transforms
-from service.engine import testtime
+from service.engine import shortage, testtime
 from service.engine.testtime import Tick
-from service.errors import InternalError, MalformedRequest, ServiceError
+from service.errors import InternalError, MalformedRequest, OutOfMemory, ServiceError
 from service.models.batch import collate
 from service.models.model import Model
 from service.transforms import Prepared, Tile, fragments
@@ -24,6 +24,7 @@ from service.values import PointCloud, Segmentation
 
 T = TypeVar("T")
 TTA = ("none", "full")
+CPU = torch.device("cpu")
 log = structlog.get_logger()
 
 
@@ -93,10 +94,12 @@ def label(
     ready: Sequence[Ready | ServiceError] | None = None,
     max_voxels: int | None = None,
     tick: Tick = lambda done: None,
+    spare: Callable[[], Model] | None = None,
 ) -> list[Segmentation | ServiceError]:
     """Label a batch of clouds; an error of one cloud is that cloud's only.
 
-    A cloud's answer is the same, to the bit on a CPU, whichever clouds stand beside it.
+    A cloud's answer is the same, to the bit on a CPU, whichever clouds stand beside it. Where the device has too little
+    memory for a batch, its halves are run; for a single cloud, see `shortage.rescue`.
 
     Args:
         model: whose labels.
@@ -106,6 +109,7 @@ def label(
         max_voxels: most voxels in one pass of the network; the recipe's own bound on one tile when absent.
         tick: called again and again during the test-time procedure of a cloud with the share that is done, 0 to 1; a
             ServiceError that it raises becomes that cloud's.
+        spare: returns the same model on the CPU, for clouds that the device has too little memory for.
 
     Returns:
         For each cloud its labels, with `timing_ms` of prepare, forward and restore, or its error.
@@ -128,7 +132,52 @@ def label(
                 results[index] = logits
             else:
                 results[index] = _restore(model, one, *logits, wishes[index])
+    for index, failure in enumerate(results):
+        if isinstance(failure, OutOfMemory):
+            results[index] = _rescue(model, clouds[index], wishes[index], ready[index], failure, tick, spare)
     return [result for result in results if result is not None]
+
+
+def _rescue(
+    model: Model,
+    cloud: PointCloud,
+    wishes: Wishes,
+    ready: Ready | ServiceError,
+    failure: OutOfMemory,
+    tick: Tick,
+    spare: Callable[[], Model] | None,
+) -> Segmentation | ServiceError:
+    """Label a cloud that the device had too little memory for."""
+    tiles = ready.prepared.tiles if isinstance(ready, Ready) else ()
+    voxels = max((len(tile.coord) for tile in tiles), default=model.recipe.max_voxels)
+
+    def in_tiles(most: int) -> Segmentation | ServiceError:
+        return _guarded(model, lambda: _label_in_tiles(model, cloud, wishes, most))
+
+    def on_cpu() -> Segmentation | ServiceError:
+        assert spare is not None
+        found = _guarded(model, spare)
+        return found if isinstance(found, ServiceError) else label(found, [cloud], [wishes], tick=tick)[0]
+
+    return shortage.rescue(
+        failure,
+        voxels,
+        None if wishes.tta == "full" else in_tiles,
+        None if spare is None or model.device.type == "cpu" else on_cpu,
+    )
+
+
+def _label_in_tiles(model: Model, cloud: PointCloud, wishes: Wishes, max_voxels: int) -> Segmentation:
+    """Label a cloud of which only one tile at a time, of at most so many voxels, is on the device."""
+    started = time.perf_counter()
+    recipe = dataclasses.replace(model.recipe, max_voxels=max_voxels)
+    prepared = transforms.prepare(cloud, recipe, CPU)
+    prepared_at = time.perf_counter()
+    logits = [model.forward(collate([tile]).to(model.device)).cpu() for tile in prepared.tiles]
+    forwarded_at = time.perf_counter()
+    result = transforms.restore(prepared, logits, model.card, scores=wishes.scores, confidence=wishes.confidence)
+    ended = time.perf_counter()
+    return _timed(result, prepared_at - started, forwarded_at - prepared_at, ended - forwarded_at)
 
 
 def _look_again(model: Model, one: Ready, scene: Scene, wishes: Wishes, tick: Tick) -> Segmentation | ServiceError:
@@ -171,6 +220,10 @@ def _forward_each(model: Model, clouds: Sequence[Ready]) -> list[Logits | Servic
         return list(together)
     if len(clouds) == 1:
         return [together]
+    if isinstance(together, OutOfMemory):
+        log.warning("out of memory, the batch is halved", clouds=len(clouds))
+        half = len(clouds) // 2
+        return [*_forward_each(model, clouds[:half]), *_forward_each(model, clouds[half:])]
     alone = [_guarded(model, lambda one=one: _forward(model, [one])) for one in clouds]  # type: ignore[misc]
     return [found if isinstance(found, ServiceError) else found[0] for found in alone]
 
@@ -221,11 +274,15 @@ def _guarded(model: Model, work: Callable[[], T]) -> T | ServiceError:
     except ServiceError as error:
         return error
     except Exception as error:
-        log.exception("model failed", model=model.card.name)
-        if model.device.type == "cuda":
-            try:
-                # After a fault in a kernel every later call on the process's CUDA context fails too.
-                torch.cuda.synchronize(model.device)
-            except RuntimeError:
-                raise DeviceLost(str(error)) from error
-        return InternalError(f"the model failed on this cloud: {type(error).__name__}")
+        if not shortage.is_shortage(error):
+            log.exception("model failed", model=model.card.name)
+            if model.device.type == "cuda":
+                try:
+                    # After a fault in a kernel every later call on the process's CUDA context fails too.
+                    torch.cuda.synchronize(model.device)
+                except RuntimeError:
+                    raise DeviceLost(str(error)) from error
+            return InternalError(f"the model failed on this cloud: {type(error).__name__}")
+    # Out here the error is gone, and with it the frames that hold the tensors of the failed work.
+    shortage.release(model.device)
+    return shortage.out_of_memory(model.device)

@@ -30,6 +30,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.NotReady: 503,
     errors.Overloaded: 503,
     errors.WorkerLost: 503,
+    errors.OutOfMemory: 503,
     errors.DeadlineExceeded: 504,
 }
 log = structlog.get_logger()
