@@ -19,6 +19,7 @@ TORCH_LIBRARY(sparseconv, m) {
       "int[] dilation) -> (Tensor indices, Tensor keys, Tensor down_starts, Tensor down_sources, "
       "Tensor down_targets, Tensor up_starts, Tensor up_sources, Tensor up_targets)");
   m.def("pack_weight(Tensor weight) -> Tensor");
+  m.def("pack_weight_bfloat16(Tensor weight) -> Tensor");
   m.def(
       "conv(Tensor features, Tensor packed, int out_channels, Tensor rows, Tensor starts, Tensor sources, "
       "Tensor targets, Tensor? bias=None, Tensor? residual=None, bool relu=False) -> Tensor");
@@ -51,7 +52,7 @@ void refuse_gradients(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(sparseconv, Autograd, m) {
-  for (const char* name : {"sort_cells", "subm_map", "down_map", "pack_weight", "conv", "linear"}) {
+  for (const char* name : {"sort_cells", "subm_map", "down_map", "pack_weight", "pack_weight_bfloat16", "conv", "linear"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_gradients>());
   }
 }

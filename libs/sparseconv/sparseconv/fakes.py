@@ -70,6 +70,13 @@ def _(weight: torch.Tensor) -> torch.Tensor:
     return weight.new_empty((x * y * z, (outputs + 15) // 16, inputs, 16))
 
 
+@torch.library.register_fake("sparseconv::pack_weight_bfloat16")
+def _(weight: torch.Tensor) -> torch.Tensor:
+    outputs, x, y, z, inputs = weight.shape
+    pairs = (inputs + 31) // 32 * 16
+    return weight.new_empty((x * y * z, (outputs + 15) // 16, pairs, 16, 2), dtype=torch.bfloat16)
+
+
 @torch.library.register_fake("sparseconv::conv")
 def _(
     features: torch.Tensor,

@@ -146,17 +146,26 @@ def down_map(
     return Down(indices, coarse, KernelMap(order, *parts[:3]), KernelMap(cells.order, *parts[3:]))
 
 
-def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+def pack_weight(weight: torch.Tensor, bfloat16: bool = False) -> torch.Tensor:
     """Arrange a weight as the convolution reads it.
 
     Args:
         weight: (out_channels, kx, ky, kz, in_channels) float32, spconv's KRSC layout.
+        bfloat16: whether convolutions with it multiply in bfloat16: they round weight and features to 8 bits of
+            mantissa (to the nearest, ties to even), and add up in float32. Every processor can; it is faster than
+            float32 where `multiplies_bfloat16`.
 
     Returns:
-        (kx * ky * kz, ceil(out_channels / 16), in_channels, 16) float32, padded with zeros.
+        (kx * ky * kz, ceil(out_channels / 16), in_channels, 16) float32, padded with zeros; in bfloat16
+        (kx * ky * kz, ceil(out_channels / 16), 16 * ceil(in_channels / 32), 16, 2), two input channels side by side.
     """
-    packed: torch.Tensor = _OPS.pack_weight(weight)
+    packed: torch.Tensor = _OPS.pack_weight_bfloat16(weight) if bfloat16 else _OPS.pack_weight(weight)
     return packed
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether this processor has instructions for bfloat16."""
+    return any(name.endswith("bf16") for name in cpu_instructions())
 
 
 def conv(
@@ -172,7 +181,7 @@ def conv(
 
     Args:
         features: (any, in_channels) float32.
-        packed: from `pack_weight`.
+        packed: from `pack_weight`; its dtype says in which the products are.
         out_channels: of the weight.
         kernel_map: whose kernel has as many offsets as the weight.
         bias: (out_channels,) float32; it reaches every row, also one without any pair.
@@ -209,7 +218,10 @@ def linear(
 
 
 def cpu_instructions() -> list[str]:
-    """Return the sets of instructions that this processor can run, of default, avx2, avx512; the last is in use."""
+    """Return the sets of instructions that this processor can run; the last is in use.
+
+    They are default, avx2, avx512, avx512_bf16 and amx_bf16; the last two differ from avx512 in bfloat16 alone.
+    """
     names: list[str] = _OPS.cpu_instructions()
     return names
 

@@ -10,7 +10,7 @@ from sparseconv import ops
 from sparseconv.reference import random_cells
 
 OPS = torch.ops.sparseconv
-NAMES = ("sort_cells", "subm_map", "down_map", "pack_weight", "conv", "linear")
+NAMES = ("sort_cells", "subm_map", "down_map", "pack_weight", "pack_weight_bfloat16", "conv", "linear")
 SHAPE = [12, 12, 12]
 
 
@@ -27,6 +27,7 @@ def arguments(name: str) -> list[Any]:
         "subm_map": [cells.keys, cells.order, SHAPE, three, [1, 1, 1]],
         "down_map": [cells.keys, cells.order, SHAPE, three, [2, 2, 2], [1, 1, 1], [1, 1, 1]],
         "pack_weight": [weight],
+        "pack_weight_bfloat16": [weight],
         "conv": [
             features, ops.pack_weight(weight), 20, found.rows, found.starts, found.sources, found.targets, *ends
         ],
@@ -37,6 +38,14 @@ def arguments(name: str) -> list[Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(OPS, name).default, arguments(name))
+
+
+def test_opcheck_of_a_weight_in_bfloat16() -> None:
+    for name in ("conv", "linear"):
+        given = arguments(name)
+        kernel = [3, 3, 3] if name == "conv" else [1, 1, 1]
+        given[1] = ops.pack_weight(torch.randn(20, *kernel, 6), bfloat16=True)
+        torch.library.opcheck(getattr(OPS, name).default, given)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,6 +104,24 @@ BAD = [
     ("conv", 0, lambda x: x.t().contiguous().t(), ValueError, "features must be contiguous"),
     ("conv", 0, lambda x: x[:9], ValueError, "sources must be rows of features"),
     ("conv", 1, lambda x: x[:1], ValueError, "starts must have"),
+    ("conv", 1, lambda x: x.half(), TypeError, "packed must be Float, not Half"),
+    ("conv", 1, lambda x: x.bfloat16(), ValueError, "packed must have 5 dimensions, not 4"),
+    (
+        "conv",
+        1,
+        lambda x: ops.pack_weight(torch.ones(20, 3, 3, 3, 33), True),
+        ValueError,
+        "features must have as many columns as the weight, 33..64, not 6",
+    ),
+    (
+        "conv",
+        1,
+        lambda x: ops.pack_weight(torch.ones(20, 3, 3, 3, 6), True)[..., :1].contiguous(),
+        ValueError,
+        "packed must be what pack_weight_bfloat16 makes of a weight with out_channels 20",
+    ),
+    ("pack_weight_bfloat16", 0, lambda x: x.half(), TypeError, "weight must be Float, not Half"),
+    ("pack_weight_bfloat16", 0, lambda x: x[:0], ValueError, "weight must not be empty"),
     ("conv", 2, lambda x: 40, ValueError, "packed must be what pack_weight makes of a weight with out_channels 40"),
     ("conv", 2, lambda x: 0, ValueError, "packed must be what pack_weight makes of a weight with out_channels 0"),
     ("conv", 3, lambda x: x.long(), TypeError, "rows must be Int, not Long"),

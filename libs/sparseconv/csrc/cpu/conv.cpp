@@ -4,6 +4,11 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <numeric>
@@ -17,22 +22,44 @@
 namespace sparseconv {
 namespace {
 
-using Convolve = void (*)(const Tile&);
-
 struct Instructions {
   const char* name;
   Convolve convolve;
+  Convolve convolve_bfloat16;
+  Round round;
 };
+
+#if defined(SPARSECONV_BFLOAT16)
+// Whether Linux lets this process use the tile registers; it has to be asked, once for all threads.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 // What this processor can run, the widest last.
 const std::vector<Instructions>& instructions() {
   static const std::vector<Instructions> found = [] {
-    std::vector<Instructions> known{{"default", &convolve_default}};
+    std::vector<Instructions> known{{"default", &convolve_default, &convolve_bfloat16_default, &round_default}};
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) known.push_back({"avx2", &convolve_avx2});
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      known.push_back({"avx2", &convolve_avx2, &convolve_bfloat16_avx2, &round_avx2});
+    }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      known.push_back({"avx512", &convolve_avx512});
+      known.push_back({"avx512", &convolve_avx512, &convolve_bfloat16_avx512, &round_avx512});
+#if defined(SPARSECONV_BFLOAT16)
+      if (__builtin_cpu_supports("avx512bf16")) {
+        known.push_back({"avx512_bf16", &convolve_avx512, &convolve_avx512_bf16, &round_avx512});
+      }
+      if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && may_use_tiles()) {
+        known.push_back({"amx_bf16", &convolve_avx512, &convolve_amx_bf16, &round_avx512});
+      }
+#endif
     }
 #endif
     return known;
@@ -64,45 +91,92 @@ std::string use_cpu_instructions(std::string name) {
   CHECK_VALUE(false, "use_cpu_instructions: name must be one of cpu_instructions(), not '", name, "'");
 }
 
-at::Tensor pack_weight(const at::Tensor& weight) {
-  const char* op = "pack_weight";
-  check_tensor(op, "weight", weight, at::kFloat, 5);
-  CHECK_VALUE(weight.numel() > 0, op, ": weight must not be empty");
+// Copies a weight to panels of `stride` operands, each of so many numbers `abreast`, the next input channels.
+template <typename Number>
+void pack(const at::Tensor& weight, int64_t stride, Number* to, int64_t abreast, Number (*made)(float)) {
   const int64_t outputs = weight.size(0), inputs = weight.size(4);
-  const int64_t volume = weight.size(1) * weight.size(2) * weight.size(3);
-  const int64_t panels = tiles_of(outputs, PANEL);
-  at::Tensor packed = at::zeros({volume, panels, inputs, PANEL}, weight.options());
+  const int64_t volume = weight.numel() / (outputs * inputs), panels = tiles_of(outputs, PANEL);
   const float* from = weight.const_data_ptr<float>();
-  float* to = packed.mutable_data_ptr<float>();
   at::parallel_for(0, volume * panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t offset = i / panels, first = i % panels * PANEL;
+      Number* panel = to + i * stride * PANEL * abreast;
       for (int64_t c = first; c < std::min(first + PANEL, outputs); ++c) {
         const float* column = from + (c * volume + offset) * inputs;
-        for (int64_t k = 0; k < inputs; ++k) to[(i * inputs + k) * PANEL + c - first] = column[k];
+        for (int64_t k = 0; k < inputs; ++k) {
+          panel[(k / abreast * PANEL + c - first) * abreast + k % abreast] = made(column[k]);
+        }
       }
     }
   });
+}
+
+void check_weight(const char* op, const at::Tensor& weight) {
+  check_tensor(op, "weight", weight, at::kFloat, 5);
+  CHECK_VALUE(weight.numel() > 0, op, ": weight must not be empty");
+}
+
+at::Tensor pack_weight(const at::Tensor& weight) {
+  check_weight("pack_weight", weight);
+  const int64_t inputs = weight.size(4), volume = weight.size(1) * weight.size(2) * weight.size(3);
+  at::Tensor packed = at::zeros({volume, tiles_of(weight.size(0), PANEL), inputs, PANEL}, weight.options());
+  pack<float>(weight, inputs, packed.mutable_data_ptr<float>(), 1, [](float number) { return number; });
   return packed;
 }
 
-// Checks what `conv` and `linear` have in common, and returns a tile with all but its rows.
+at::Tensor pack_weight_bfloat16(const at::Tensor& weight) {
+  check_weight("pack_weight_bfloat16", weight);
+  const int64_t stride = pairs_of(weight.size(4)), volume = weight.size(1) * weight.size(2) * weight.size(3);
+  at::Tensor packed =
+      at::zeros({volume, tiles_of(weight.size(0), PANEL), stride, PANEL, 2}, weight.options().dtype(at::kBFloat16));
+  pack<at::BFloat16>(
+      weight, stride, packed.mutable_data_ptr<at::BFloat16>(), 2, [](float number) { return at::BFloat16(number); });
+  return packed;
+}
+
+// The features as operands of bfloat16 where the weight is of it, else as they are.
+at::Tensor operands(const at::Tensor& features, const at::Tensor& packed) {
+  if (packed.scalar_type() == at::kFloat) return features;
+  const int64_t channels = features.size(1), stride = packed.size(2);
+  at::Tensor made = at::empty({features.size(0), stride}, features.options().dtype(at::kInt));
+  const float* from = features.const_data_ptr<float>();
+  auto* to = reinterpret_cast<uint32_t*>(made.mutable_data_ptr<int32_t>());
+  const Round round = choice().round;
+  at::parallel_for(0, features.size(0), 1 + (1 << 14) / stride, [&](int64_t begin, int64_t end) {
+    round(from + begin * channels, end - begin, channels, stride, to + begin * stride);
+  });
+  return made;
+}
+
+const uint32_t* bits_of_numbers(const at::Tensor& tensor) {
+  return static_cast<const uint32_t*>(tensor.const_data_ptr());
+}
+
+// Checks what `conv` and `linear` have in common, and returns a tile with all but its features and rows.
 Tile prepare(
     const char* op, const at::Tensor& features, const at::Tensor& packed, int64_t out_channels,
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual, bool relu, int64_t rows) {
   check_tensor(op, "features", features, at::kFloat, 2);
-  check_tensor(op, "packed", packed, at::kFloat, 4);
+  const bool narrow = packed.scalar_type() == at::kBFloat16;
+  check_tensor(op, "packed", packed, narrow ? at::kBFloat16 : at::kFloat, narrow ? 5 : 4);
   CHECK_VALUE(
-      out_channels > 0 && packed.size(0) > 0 && packed.size(1) == tiles_of(out_channels, PANEL) && packed.size(3) == PANEL,
-      op, ": packed must be what pack_weight makes of a weight with out_channels ", out_channels, ", not of shape ",
-      packed.sizes());
-  CHECK_VALUE(
-      features.size(1) == packed.size(2), op, ": features must have ", packed.size(2), " columns as the weight has, not ",
-      features.size(1));
+      out_channels > 0 && packed.size(0) > 0 && packed.size(1) == tiles_of(out_channels, PANEL) &&
+          packed.size(3) == PANEL && (!narrow || packed.size(4) == 2),
+      op, ": packed must be what ", narrow ? "pack_weight_bfloat16" : "pack_weight",
+      " makes of a weight with out_channels ", out_channels, ", not of shape ", packed.sizes());
+  const int64_t channels = features.size(1);
+  if (narrow) {
+    CHECK_VALUE(
+        packed.size(2) > 0 && packed.size(2) == pairs_of(channels), op,
+        ": features must have as many columns as the weight, ", 2 * packed.size(2) - 31, "..", 2 * packed.size(2), ", not ", channels);
+  } else {
+    CHECK_VALUE(
+        channels == packed.size(2), op, ": features must have ", packed.size(2), " columns as the weight has, not ",
+        channels);
+  }
   CHECK_VALUE(features.size(0) <= INT32_MAX, op, ": features must have fewer than 2^31 rows");
   Tile tile{};
-  tile.features = features.const_data_ptr<float>();
-  tile.weight = packed.const_data_ptr<float>();
+  tile.weight = bits_of_numbers(packed);
   if (bias.has_value()) {
     check_tensor(op, "bias", *bias, at::kFloat, 1);
     CHECK_VALUE(
@@ -116,15 +190,21 @@ Tile prepare(
         out_channels, ") as the result, not ", residual->sizes());
     tile.residual = residual->const_data_ptr<float>();
   }
-  tile.in_channels = features.size(1);
+  tile.stride = packed.size(2);
+  tile.depth = narrow ? (channels + 1) / 2 : channels;
   tile.out_channels = out_channels;
   tile.volume = packed.size(0);
   tile.panels = packed.size(1);
   tile.relu = relu;
+  tile.gathers = narrow;
   return tile;
 }
 
-// Calls `work(tile, t, scratch)` for every tile t and every share of its columns, threads taking the next as they come.
+Convolve kernel(const at::Tensor& packed) {
+  return packed.scalar_type() == at::kBFloat16 ? choice().convolve_bfloat16 : choice().convolve;
+}
+
+// Calls `work(tile, t)` for every tile t and every share of its columns, threads taking the next as they come.
 template <typename Work>
 void share(const Tile& model, int64_t tiles, Work work) {
   const int64_t threads = at::get_num_threads();
@@ -133,8 +213,11 @@ void share(const Tile& model, int64_t tiles, Work work) {
   while (tiles * shares < 4 * threads && 4 * shares <= model.panels) shares *= 2;
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min(threads, tiles * shares), 1, [&](int64_t, int64_t) {
+    // Rows in whole lines of the cache.
+    std::vector<uint32_t> room(model.gathers ? TILE_ROWS * model.stride + 15 : 0);
     for (int64_t i = next++; i < tiles * shares; i = next++) {
       Tile tile = model;
+      tile.room = room.data() + (-(reinterpret_cast<uintptr_t>(room.data()) / sizeof(uint32_t)) & 15);
       // Cut at even panels, which wide registers take two at a time.
       const int64_t doubles = (model.panels + 1) / 2, share = i / tiles;
       tile.first_panel = std::min(doubles * share / shares * 2, model.panels);
@@ -154,7 +237,9 @@ at::Tensor conv(
   check_tensor(op, "sources", sources, at::kInt, 1);
   check_tensor(op, "targets", targets, at::kByte, 1);
   const int64_t count = rows.numel(), pairs = sources.numel();
-  const Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
+  Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
+  const at::Tensor left = operands(features, packed);
+  model.features = bits_of_numbers(left);
   const int64_t tiles = tiles_of(count, TILE_ROWS), inputs = features.size(0);
   CHECK_VALUE(
       starts.numel() == tiles * model.volume + 1, op, ": starts must have ", tiles * model.volume + 1,
@@ -177,7 +262,7 @@ at::Tensor conv(
 
   at::Tensor output = at::empty({count, out_channels}, features.options());
   float* result = output.mutable_data_ptr<float>();
-  const Convolve convolve = choice().convolve;
+  const Convolve convolve = kernel(packed);
   std::atomic<const char*> wrong{nullptr};
   share(model, tiles, [&](Tile& tile, int64_t t) {
     tile.output = result;
@@ -214,11 +299,13 @@ at::Tensor linear(
     const std::optional<at::Tensor>& residual, bool relu) {
   const char* op = "linear";
   const int64_t count = features.dim() == 2 ? features.size(0) : 0;
-  const Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
+  Tile model = prepare(op, features, packed, out_channels, bias, residual, relu, count);
+  const at::Tensor left = operands(features, packed);
+  model.features = bits_of_numbers(left);
   CHECK_VALUE(model.volume == 1, op, ": packed must have one kernel offset, not ", model.volume);
   at::Tensor output = at::empty({count, out_channels}, features.options());
   float* result = output.mutable_data_ptr<float>();
-  const Convolve convolve = choice().convolve;
+  const Convolve convolve = kernel(packed);
   int32_t places[TILE_ROWS];
   uint8_t targets[TILE_ROWS];
   std::iota(places, places + TILE_ROWS, 0);
@@ -226,7 +313,7 @@ at::Tensor linear(
   share(model, tiles_of(count, TILE_ROWS), [&](Tile& tile, int64_t t) {
     const int64_t first = t * TILE_ROWS;
     tile.count = std::min<int64_t>(TILE_ROWS, count - first);
-    tile.features += first * tile.in_channels;
+    tile.features += first * tile.stride;
     tile.output = result + first * tile.out_channels;
     if (tile.residual != nullptr) tile.residual += first * tile.out_channels;
     const int64_t starts[2] = {0, tile.count};
@@ -243,6 +330,7 @@ at::Tensor linear(
 
 TORCH_LIBRARY_IMPL(sparseconv, CPU, m) {
   m.impl("pack_weight", &pack_weight);
+  m.impl("pack_weight_bfloat16", &pack_weight_bfloat16);
   m.impl("conv", &conv);
   m.impl("linear", &linear);
 }

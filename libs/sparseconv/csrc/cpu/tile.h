@@ -9,13 +9,19 @@ namespace sparseconv {
 constexpr int TILE_ROWS = 256;  // targets are bytes
 constexpr int PANEL = 16;       // output channels that are packed side by side
 
+// Pairs of bfloat16 in a row of so many channels: whole tile registers of 16.
+constexpr int64_t pairs_of(int64_t channels) { return (channels + 31) / 32 * 16; }
+
+// An operand is a float, or two bfloat16 side by side in the same 32 bits, the lower channel below.
 struct Tile {
-  const float* features;  // (any, in_channels)
-  const float* weight;    // (volume, panels, in_channels, PANEL)
-  const float* bias;      // (out_channels) or null
-  const float* residual;  // as output, or null
-  float* output;          // (any, out_channels)
-  int64_t in_channels;
+  const uint32_t* features;  // (any, stride)
+  const uint32_t* weight;    // (volume, panels, stride, PANEL)
+  const float* bias;         // (out_channels) or null
+  const float* residual;     // as output, or null
+  float* output;             // (any, out_channels)
+  uint32_t* room;            // (TILE_ROWS, stride) if `gathers`, for a kernel that wants its rows side by side
+  int64_t depth;             // operands of a row
+  int64_t stride;            // operands from row to row, those past the depth 0
   int64_t out_channels;
   int64_t volume;
   int64_t panels;
@@ -27,12 +33,29 @@ struct Tile {
   const int32_t* sources;  // input row of each pair
   const uint8_t* targets;  // place in `rows` of each pair
   bool relu;
+  bool gathers;
 };
 
+// Rounds rows of floats to bfloat16, to the nearest and ties to even, and fills them up with zeros to the stride.
+using Round = void (*)(const float* from, int64_t rows, int64_t channels, int64_t stride, uint32_t* to);
+using Convolve = void (*)(const Tile& tile);
+
 void convolve_default(const Tile& tile);
+void convolve_bfloat16_default(const Tile& tile);
+void round_default(const float* from, int64_t rows, int64_t channels, int64_t stride, uint32_t* to);
 #if defined(__x86_64__)
 void convolve_avx2(const Tile& tile);
+void convolve_bfloat16_avx2(const Tile& tile);
+void round_avx2(const float* from, int64_t rows, int64_t channels, int64_t stride, uint32_t* to);
 void convolve_avx512(const Tile& tile);
+void convolve_bfloat16_avx512(const Tile& tile);
+void round_avx512(const float* from, int64_t rows, int64_t channels, int64_t stride, uint32_t* to);
+// Compilers before GCC 11 and Clang 12 know neither of the next two.
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define SPARSECONV_BFLOAT16
+void convolve_avx512_bf16(const Tile& tile);
+void convolve_amx_bf16(const Tile& tile);
+#endif
 #endif
 
 }  // namespace sparseconv

@@ -5,7 +5,7 @@
 #else
 #pragma GCC target("avx2,fma")
 #endif
-#define CONVOLVE convolve_avx2
+#define NAMED(name) name##_avx2
 #define WIDTH 8
 #define ROWS 6
 #define ABREAST 1

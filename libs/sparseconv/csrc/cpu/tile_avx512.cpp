@@ -5,7 +5,7 @@
 #else
 #pragma GCC target("avx512f,avx512vl,avx512dq,fma,prefer-vector-width=512")
 #endif
-#define CONVOLVE convolve_avx512
+#define NAMED(name) name##_avx512
 #define WIDTH 16
 #define ROWS 8
 #define ABREAST 2

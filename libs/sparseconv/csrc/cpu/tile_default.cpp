@@ -1,5 +1,5 @@
 // For every processor that the compiler's own choice of instructions serves.
-#define CONVOLVE convolve_default
+#define NAMED(name) name##_default
 #define WIDTH 4
 #define ABREAST 1
 #if defined(__aarch64__)
