@@ -60,11 +60,14 @@ def _run(model: Model, look: Look, part: Cells, votes: torch.Tensor, most: int, 
         if batch is None:
             offset = torch.arange(1, together + 1, device=model.device) * rows
             batch = Batch(coord, grid_coord.repeat(together, 1), feat, offset)
+        logits = None
         try:
             logits = model.forward(batch.with_features(coord, feat))
         except torch.cuda.OutOfMemoryError:
             if together == 1:
                 raise
+        if logits is None:
+            # Out here the error is gone, and with it the frames that hold the tensors of the failed pass.
             batch, most = None, together * rows // 2
             together = _together(look.fragments - start, rows, most)
             torch.cuda.empty_cache()
