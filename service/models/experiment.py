@@ -1,0 +1,291 @@
+"""A model as Pointcept's training leaves it, served as it is: a folder with config.py and model/, or one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from service import transforms
+from service.errors import ServiceError, UnusableModel
+from service.models import checkpoint, config, conventions, generation, pipeline
+from service.models.batch import collate
+from service.models.layers.engine import EngineName
+from service.models.layers.engine import engine as choose_engine
+from service.models.model import Model
+from service.models.site import Builder, Generation, Site
+from service.transforms.recipe import FEATURES, Recipe
+from service.values import ModelCard, PointCloud
+
+CHECKPOINTS = ("model_best.pth", "model_last.pth")
+MAX_CLASSES = 10_000
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration says.
+
+    Attributes:
+        network: the configuration of the network.
+        recipe: what its input looks like.
+        card: what may be said of it before its weights are there; `parameters` are counted.
+        generation: which Pointcept trained it.
+    """
+
+    network: Mapping[str, Any]
+    recipe: Recipe
+    card: ModelCard
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment folder, or a checkpoint that carries its configuration or stands beside it.
+
+    Attributes:
+        name: by which requests ask for it.
+        path: the folder, or the checkpoint.
+        families: `catalogue.FAMILIES`.
+        told: the generation of its weights, where an operator knows.
+    """
+
+    name: str
+    path: Path
+    families: Mapping[str, Builder]
+    told: Generation | None = None
+
+    def card_or_error(self) -> ModelCard | ServiceError:
+        """Return the card, or what is wrong with the configuration; of the checkpoint the file's index is read."""
+        try:
+            weights, configuration = self._files()
+            if configuration is None:
+                return self._plan(_carried(weights, checkpoint.load(weights)), ()).card
+            checkpoint.inspect(weights)
+            return self._plan(*config.read(configuration)).card
+        except ServiceError as error:
+            return error
+
+    def load(self, device: torch.device, engine: EngineName) -> Model:
+        """Load the weights onto a device and label a made-up cloud.
+
+        Raises:
+            UnusableModel: the configuration or the checkpoint cannot be used, or they do not belong together.
+        """
+        weights, configuration = self._files()
+        stored = checkpoint.load(weights)
+        found = (_carried(weights, stored), ()) if configuration is None else config.read(configuration)
+        plan = self._plan(*found)
+        layers = choose_engine(engine, device)
+        network: Any = self._build(plan.network, Site(layers, self.families, plan.generation))
+        _fill(network, stored.weights, weights)
+        network.eval()
+        if layers.folds and hasattr(network, "fold"):
+            network.fold()
+        origin = {"file": weights.name, "sha256": checkpoint.digest(weights), **stored.about}
+        card = replace(plan.card, about={**plan.card.about, "checkpoint": origin})
+        model = Model(network, card, plan.recipe, layers, device)
+        self._try(model)
+        return model
+
+    def _files(self) -> tuple[Path, Path | None]:
+        """Return the checkpoint and the configuration; None: it is in the checkpoint."""
+        if self.path.is_file():
+            # As given by who points at exp/.../model/model_best.pth, or keeps both files in one folder.
+            beside = (self.path.parent / "config.py", self.path.parent.parent / "config.py")
+            return self.path, next((file for file in beside if file.is_file()), None)
+        if not self.path.is_dir():
+            raise UnusableModel(f"There is no experiment {self.path}.")
+        if not (self.path / "config.py").is_file():
+            raise UnusableModel(f"The folder {self.path} has no config.py, which Pointcept's training leaves there.")
+        for name in CHECKPOINTS:
+            if (self.path / "model" / name).is_file():
+                return self.path / "model" / name, self.path / "config.py"
+        raise UnusableModel(
+            f"The folder {self.path} has no checkpoint: neither model/{' nor model/'.join(CHECKPOINTS)}."
+        )
+
+    def _plan(self, values: Mapping[str, Any], notes: tuple[str, ...]) -> Plan:
+        network = values.get("model")
+        if not isinstance(network, Mapping):
+            raise UnusableModel(f"The configuration of {self.name} has no `model`.")
+        known = generation.of(values, self.told)
+        with torch.device("meta"):
+            # Only names and sizes: no number is drawn.
+            site = Site(choose_engine("native", torch.device("cpu")), self.families, known.generation)
+            empty = self._build(network, site)
+        backbone = network.get("backbone")
+        inner = backbone if isinstance(backbone, Mapping) else network
+        width = inner.get("in_channels")
+        try:
+            recipe, more = pipeline.recipe(values, known.generation != "v1.6", width)
+        except ValueError as error:
+            raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
+        labels, guessed = _labels(values, network, self.name)
+        if width is not None and width != recipe.width:
+            parts = ", ".join(f"{name} ({FEATURES[name]})" for name in recipe.features)
+            raise UnusableModel(
+                f"The network of {self.name} reads {width!r} input channels, and its transforms make {recipe.width}: "
+                f"{parts}."
+            )
+        warnings = [*notes, *more, *guessed]
+        if not known.sure and _matters(inner, recipe):
+            warnings.append(
+                f"Which Pointcept trained this model is not known: {known.generation} was assumed, for "
+                f"{known.how}. A wrong guess makes wrong labels; GENERATION says which it was: "
+                f"{', '.join(generation.GENERATIONS)}."
+            )
+        family = str(inner.get("type"))
+        card = ModelCard(
+            name=self.name,
+            title=f"{network.get('type')} of {family}, {len(labels)} classes",
+            family=family,
+            classes=conventions.classes(labels),
+            inputs=recipe.features,
+            grid_size=recipe.grid_size,
+            parameters=sum(parameter.numel() for parameter in empty.parameters()),
+            source=str(self.path),
+            about={
+                "segmentor": str(network.get("type")),
+                "generation": known.generation,
+                "generation_known": f"because {known.how}",
+                "warnings": warnings,
+            },
+        )
+        return Plan(network, recipe, card, known.generation)
+
+    def _build(self, network: Mapping[str, Any], site: Site) -> nn.Module:
+        try:
+            return site.build(network)
+        except KeyError as error:
+            raise UnusableModel(f"The configuration of {self.name}'s network lacks {error}.") from error
+        except ImportError as error:
+            package = error.name or str(error)
+            raise UnusableModel(
+                f"The model {self.name} needs the package {package}, which is not installed."
+            ) from error
+        except (ValueError, TypeError, AttributeError, AssertionError, RuntimeError, IndexError) as error:
+            raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
+
+    def _try(self, model: Model) -> None:
+        """Label a made-up cloud; its labels mean nothing, but that there are as many classes as names does."""
+        coord = np.random.default_rng(0).uniform(0, 20 * model.recipe.grid_size, (2000, 3))
+        coord[:1000, 2] = 0
+        cloud = PointCloud(
+            coord,
+            np.full(coord.shape, 128, np.uint8),
+            np.tile(np.array([0, 0, 1], np.float32), (len(coord), 1)),
+            np.zeros(len(coord), np.float32),
+        )
+        try:
+            logits = model.forward(collate(transforms.prepare(cloud, model.recipe, model.device).tiles))
+        except ServiceError:
+            raise
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise UnusableModel(f"The model {self.name} fails on a made-up cloud: {error}") from error
+        if logits.ndim != 2 or logits.shape[1] != len(model.card.classes):
+            raise UnusableModel(
+                f"The network of {self.name} gives {logits.shape[-1]} numbers for each point, and its configuration "
+                f"names {len(model.card.classes)} classes."
+            )
+
+
+def _carried(path: Path, stored: checkpoint.Checkpoint) -> Mapping[str, Any]:
+    """Return the configuration that a checkpoint carries."""
+    if stored.config is None:
+        raise UnusableModel(
+            f"The checkpoint {path} carries no configuration, and there is no config.py beside it or a folder above it."
+        )
+    values = config.read_text(stored.config, f"in {path}") if isinstance(stored.config, str) else stored.config
+    if "type" in values:
+        return {"model": values}
+    if "model" not in values:
+        raise UnusableModel(
+            f"The configuration in {path} has no `model`: it describes a network without a head "
+            f"({', '.join(str(key) for key in list(values)[:_SHOWN])}, ...), which labels nothing."
+        )
+    return values
+
+
+def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
+    """Return the classes' names, and sentences about where they were made up.
+
+    Raises:
+        UnusableModel: they are not as many as the network's head gives.
+    """
+    data = values.get("data", {})
+    inner = network.get("backbone")
+    places = (network, inner if isinstance(inner, Mapping) else {})
+    head = next((place["num_classes"] for place in places if _count(place.get("num_classes"))), None)
+    count, given = data.get("num_classes"), data.get("names")
+    if given is not None:
+        if not isinstance(given, list | tuple) or not all(isinstance(label, str) for label in given):
+            raise UnusableModel(f"The configuration of {name} has data.names that are not a list of strings.")
+        for where, number in (("data.num_classes", count), ("the network's num_classes", head)):
+            if _count(number) and number != len(given):
+                raise UnusableModel(
+                    f"The configuration of {name} names {len(given)} classes (data.names), and {where} is {number}."
+                )
+        return list(given), []
+    number = head if head is not None else count
+    if not _count(number) or (_count(count) and count != number):
+        raise UnusableModel(
+            f"The configuration of {name} has no data.names, data.num_classes = {count!r} and a head of {head!r} "
+            "classes: how many there are cannot be told."
+        )
+    test = data.get("test")
+    kind = test.get("type") if isinstance(test, Mapping) else None
+    standard = conventions.of_dataset(str(kind))
+    if standard is not None and len(standard) == number:
+        return list(standard), [f"The configuration has no data.names: they were taken from {kind}."]
+    assert number is not None
+    return [f"class {index}" for index in range(number)], ["The configuration has no data.names: classes are numbered."]
+
+
+def _count(number: Any) -> bool:
+    return type(number) is int and 0 < number <= MAX_CLASSES
+
+
+def _matters(inner: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Return whether a model computes differently in different generations."""
+    return inner.get("type") == "PT-v3m1" or bool({"color", "color_signed"} & set(recipe.features))
+
+
+def _fill(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load weights of whatever precision into the network; every name and shape must fit.
+
+    Raises:
+        UnusableModel: what is missing, what is left over, what has another shape, or that a weight is not a number.
+    """
+    wanted = network.state_dict()
+    shapes = [
+        f"{key} {tuple(weights[key].shape)} in the place of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in weights and weights[key].shape != wanted[key].shape
+    ]
+    complaints = [
+        _complaint("missing", [key for key in wanted if key not in weights]),
+        _complaint("left over", [key for key in weights if key not in wanted]),
+        _complaint("of another shape", shapes),
+    ]
+    if any(complaints):
+        said = "; ".join(complaint for complaint in complaints if complaint)
+        raise UnusableModel(f"The checkpoint {path} does not fit its configuration's network: {said}.")
+    broken = [key for key, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise UnusableModel(f"The checkpoint {path} has weights that are not numbers: {_complaint('broken', broken)}.")
+    network.load_state_dict(weights, strict=True)
+
+
+def _complaint(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"
