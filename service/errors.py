@@ -40,6 +40,27 @@ class MalformedFile(MalformedRequest):
     title = "The file is malformed"
 
 
+class MissingKey(ServiceError):
+    """The service asks for an API key, and the request has none."""
+
+    code = "missing-key"
+    title = "An API key is needed"
+
+
+class InvalidKey(ServiceError):
+    """The request's API key is not known."""
+
+    code = "invalid-key"
+    title = "The API key is wrong"
+
+
+class RateLimited(ServiceError):
+    """The client makes more requests than it may."""
+
+    code = "rate-limited"
+    title = "Too many requests"
+
+
 class UnknownModel(ServiceError):
     """No model of that name is served."""
 
@@ -135,6 +156,9 @@ ERRORS: tuple[type[ServiceError], ...] = (
     InternalError,
     MalformedRequest,
     MalformedFile,
+    MissingKey,
+    InvalidKey,
+    RateLimited,
     UnknownModel,
     UnusableModel,
     TooLarge,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from service import keys
+from service.errors import ServiceError
 from service.logs import configure
 from service.settings import Settings, environment
 
@@ -60,7 +62,7 @@ class _Service:
         self._settings = settings
         self._engine = self._start_engine()
         command = [sys.executable, "-m", "gunicorn", "-c", str(GUNICORN_CONF), "service.wsgi:app"]
-        self._web = subprocess.Popen(command, env=environment(settings), start_new_session=True)
+        self._web = subprocess.Popen(command, env=environment(settings, keys=True), start_new_session=True)
 
     def _start_engine(self) -> subprocess.Popen[bytes]:
         self._engine_started = time.monotonic()
@@ -102,6 +104,13 @@ def serve(settings: Settings) -> int:
     if reason is not None:
         print(f"pointserve: {reason}", file=sys.stderr)
         return 1
+    try:
+        settings, made = keys.ensure(settings)
+    except ServiceError as error:
+        print(f"pointserve: {error.detail}", file=sys.stderr)
+        return 1
+    if made is not None:
+        print(made.announcement(settings), file=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     service = _Service(settings)

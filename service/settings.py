@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MB = 1 << 20
+_RATE = r"\d+ ?(?:/|per) ?(?:\d+ ?)?(?:second|minute|hour|day)s?"
+_RATE_LIMITS = re.compile(rf"{_RATE}(?: ?[;,] ?{_RATE})*", re.IGNORECASE)
 
 
 def _state_dir() -> Path:
@@ -31,6 +34,21 @@ class Settings(BaseSettings):
     web_threads: int = Field(32, ge=1, le=512, description="Requests that one gunicorn worker handles at a time.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    api_keys: str = Field(
+        "", repr=False, description="Keys of clients: name:key or key, separated by commas; none: no keys at all."
+    )
+    api_keys_file: str = Field("", description="File with keys of clients, one name:key or key a line.")
+    published: str = Field(
+        "", description="Address under which others reach the service, where that is not ADDRESS: a container's."
+    )
+    health_open: bool = Field(True, description="Whether /health answers without a key.")
+    metrics_open: bool = Field(False, description="Whether /metrics answers without a key.")
+    rate_limit: str = Field("", description="Most requests of one key, or else of one address: 60/minute, 5/second;...")
+    hosts: str = Field(
+        "", description="Names that requests may call the service by, separated by commas; all if empty."
+    )
+    api_key: str = Field("", repr=False, description="Key that the commands send to a running service.")
+
     models: str = Field(
         "parcels", description="Names of the models to serve, separated by commas; the first is the default."
     )
@@ -49,21 +67,42 @@ class Settings(BaseSettings):
     reader_memory_bytes: int = Field(4096 * MB, ge=256 * MB, description="Address space of one reader, in bytes.")
     reader_cpu_s: float = Field(60.0, gt=0, description="CPU seconds that one file may take to decode or to write.")
 
-    state_dir: Path = Field(default_factory=_state_dir, description="Folder for the engine's socket.")
+    state_dir: Path = Field(
+        default_factory=_state_dir, description="Folder for the engine's socket, the key made at a start, the metrics."
+    )
 
     @property
     def socket_path(self) -> Path:
         """Path of the engine's Unix socket."""
         return self.state_dir / f"engine-{self.port}.sock"
 
+    @property
+    def metrics_dir(self) -> Path:
+        """Folder in which the web's processes count together."""
+        return self.state_dir / f"metrics-{self.port}"
 
-def environment(chosen: Settings) -> dict[str, str]:
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, value: str) -> str:
+        if value and not _RATE_LIMITS.fullmatch(value.strip()):
+            raise ValueError(f"{value!r} is no limit; one looks like 60/minute, several like 5/second;1000/hour")
+        return value.strip()
+
+
+def environment(chosen: Settings, *, keys: bool = False) -> dict[str, str]:
     """Return the environment for a child process in which `settings()` reads the given settings again.
 
     OpenBLAS would start a thread for each core in every process that imports numpy; none of ours needs them. And glibc
     would keep memory apart for each of the web's threads: with two arenas it stays flat under many clients.
+
+    Args:
+        chosen: the settings.
+        keys: whether the process may know the API keys. The web checks them; who decodes strangers' files need not.
     """
     own = {name.upper(): str(value) for name, value in chosen.model_dump(mode="json").items()}
+    if not keys:
+        own |= dict.fromkeys(("API_KEYS", "API_KEYS_FILE", "API_KEY"), "")
+    own["PROMETHEUS_MULTIPROC_DIR"] = str(chosen.metrics_dir)
     return {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1", **os.environ, **own}
 
 

@@ -20,6 +20,7 @@ ROOMS = {
     "errors": set(),
     "settings": set(),
     "logs": set(),
+    "keys": {"settings"},
     "picture": set(),
     "formats": set(),
     "wire": {"formats"},
@@ -30,10 +31,10 @@ ROOMS = {
     "checkpoints": set(),
     "environment": {"gpu", ""},
     "engine": {"formats", "transforms", "models", "measure", "gpu", "environment", "settings", "logs"},
-    "web": {"wire", "formats", "engine", "settings", "logs", ""},
+    "web": {"wire", "formats", "engine", "settings", "logs", "keys", ""},
     "wsgi": {"web", "settings", "logs"},
-    "serve": {"settings", "logs"},
-    "cli": {"wire", "formats", "engine", "models", "picture", "serve", "environment", "settings", ""},
+    "serve": {"settings", "logs", "keys"},
+    "cli": {"wire", "formats", "engine", "models", "picture", "serve", "environment", "settings", "keys", ""},
     "": set(),
 }
 WEB_SEES_OF_ENGINE = {"client", "shared"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO
@@ -13,9 +14,12 @@ from typing import IO
 from flask import Request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.http import parse_options_header
+from werkzeug.wsgi import get_input_stream
 
 from service.engine import shared
-from service.errors import DeadlineExceeded, MalformedRequest, TooLarge, UnknownFormat
+from service.errors import DeadlineExceeded, MalformedRequest, ServiceError, TooLarge
+from service.web.inflate import Inflated
+from service.web.patience import Patience
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096
@@ -23,6 +27,7 @@ DRAIN_S = 60.0
 SEND_S = 300.0
 MAX_FORM_BYTES = 4 << 20  # more than a piece that the parser takes at a time
 FILE_FIELD = "file"
+_patience = Patience()
 
 
 class SharedFileRequest(Request):
@@ -49,6 +54,7 @@ class Upload:
         filename: as the client calls the file, or None.
         media_type: as the client says, or None.
         options: form fields that came beside a multipart file.
+        start: where the bytes begin in the shared memory.
     """
 
     descriptor: int
@@ -56,10 +62,11 @@ class Upload:
     filename: str | None
     media_type: str | None
     options: Mapping[str, str] = field(default_factory=dict)
+    start: int = 0
 
     @property
     def head(self) -> bytes:
-        return os.pread(self.descriptor, HEAD_BYTES, 0)
+        return os.pread(self.descriptor, HEAD_BYTES, self.start)
 
     def __enter__(self) -> Upload:
         return self
@@ -70,46 +77,56 @@ class Upload:
         os.close(self.descriptor)
 
 
-def receive(request: Request, max_bytes: int, deadline: float) -> Upload:
-    """Take the request's file into shared memory.
+def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0) -> Upload:
+    """Take the request's file into shared memory, unpacked if it was sent with a Content-Encoding.
 
     Args:
         request: a multipart form with a part named `file`, or any other body as it is.
-        max_bytes: size of the largest body.
+        max_bytes: size of the largest body, as it is sent and unpacked.
         deadline: `time.monotonic()` after which to give up.
+        start: where in the shared memory a body that is no form shall begin.
 
     Raises:
         TooLarge: more bytes; what the client still sends has been read and thrown away, so that it hears of it.
-        MalformedRequest: the body ends early, or the form has no part `file`.
+        MalformedRequest: the body ends early or is badly compressed, or the form has no part `file`.
         DeadlineExceeded: the body did not arrive in time.
-        UnknownFormat: the body is compressed as a whole.
+        UnknownFormat: the Content-Encoding is neither gzip nor deflate.
     """
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
-        raise UnknownFormat(f"Content-Encoding {encoding}: send the file as it is")
-    _bound_waiting(request, deadline - time.monotonic())
+    environ = request.environ
+    declared = request.content_length or 0
+    raw = _Counted(get_input_stream(environ), declared)
+    environ["wsgi.input"] = raw
     try:
-        if (request.content_length or 0) > max_bytes:
-            raise RequestEntityTooLarge
-        if request.mimetype == "multipart/form-data":
-            return _receive_form(request, max_bytes)
-        return _receive_raw(request, max_bytes, deadline)
+        with _bounded(request, deadline):
+            if declared > max_bytes:
+                raise RequestEntityTooLarge
+            encoding = request.headers.get("Content-Encoding", "identity").lower()
+            if encoding != "identity":
+                environ["wsgi.input"] = Inflated(raw, encoding, max_bytes)
+                # What it unpacks to ends where the compressed data ends.
+                environ["wsgi.input_terminated"] = True
+                environ.pop("CONTENT_LENGTH", None)
+            if request.mimetype == "multipart/form-data":
+                return _receive_form(request, raw, max_bytes)
+            return _receive_raw(request, raw, max_bytes, deadline, start)
     except RequestEntityTooLarge:
-        _drain(request, max_bytes)
+        _drain(request, raw, max_bytes)
         raise TooLarge(f"the body is larger than {max_bytes} bytes") from None
+    except ServiceError:
+        _drain(request, raw, max_bytes)
+        raise
     except (ClientDisconnected, TimeoutError) as error:
         # A socket that waits too long is a disconnected client to werkzeug.
         if time.monotonic() >= deadline - 0.1:
             raise DeadlineExceeded("the body did not arrive within the request's deadline") from error
         raise MalformedRequest("the body ended before its Content-Length was reached") from error
-    finally:
-        _bound_waiting(request, SEND_S)
 
 
-def _receive_raw(request: Request, max_bytes: int, deadline: float) -> Upload:
+def _receive_raw(request: Request, raw: _Counted, max_bytes: int, deadline: float, start: int) -> Upload:
     stream = request.stream
     descriptor = shared.create()
     try:
+        os.lseek(descriptor, start, os.SEEK_SET)
         size = 0
         while chunk := stream.read(CHUNK_BYTES):
             size += len(chunk)
@@ -118,22 +135,19 @@ def _receive_raw(request: Request, max_bytes: int, deadline: float) -> Upload:
             if time.monotonic() > deadline:
                 raise TimeoutError
             _write_all(descriptor, chunk)
-        if size < (request.content_length or 0):
-            raise ClientDisconnected  # gunicorn ends the stream quietly
+        raw.check_whole()
     except BaseException:
         os.close(descriptor)
         raise
     filename = _disposition_name(request.headers.get("Content-Disposition"))
-    return Upload(descriptor, size, filename, request.mimetype or None)
+    return Upload(descriptor, size, filename, request.mimetype or None, start=start)
 
 
-def _receive_form(request: Request, max_bytes: int) -> Upload:
+def _receive_form(request: Request, raw: _Counted, max_bytes: int) -> Upload:
     request.max_content_length = max_bytes
     request.max_form_memory_size = MAX_FORM_BYTES
-    request.environ["wsgi.input"] = whole = _Counted(request.environ["wsgi.input"])
     file = request.files.get(FILE_FIELD)
-    if whole.count < (request.content_length or 0):
-        raise ClientDisconnected
+    raw.check_whole()
     if file is None:
         names = ", ".join([*request.files, *request.form]) or "none"
         raise MalformedRequest(f"the form has no file part named {FILE_FIELD!r}; its parts: {names}")
@@ -144,21 +158,22 @@ def _receive_form(request: Request, max_bytes: int) -> Upload:
 
 
 class _Counted:
-    """A stream that knows how much was read of it: of a form that is cut off, the parser makes a shorter one."""
+    """A stream that knows how much of it was announced and read: of a form cut off the parser makes a shorter one."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], declared: int) -> None:
         self._stream = stream
-        self.count = 0
+        self._declared = declared
+        self._count = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        self.count += len(data)
+        self._count += len(data)
         return data
 
-    def readline(self, size: int = -1) -> bytes:
-        data = self._stream.readline(size)
-        self.count += len(data)
-        return data
+    def check_whole(self) -> None:
+        """Raise ClientDisconnected where it ended too early: gunicorn ends the stream quietly then."""
+        if self._count < self._declared:
+            raise ClientDisconnected
 
 
 def _write_all(descriptor: int, chunk: bytes) -> None:
@@ -171,19 +186,24 @@ def _disposition_name(header: str | None) -> str | None:
     return parse_options_header(header)[1].get("filename") if header else None
 
 
-def _bound_waiting(request: Request, seconds: float) -> None:
+@contextmanager
+def _bounded(request: Request, deadline: float) -> Iterator[None]:
     """A client that stops in the middle of its body, or of the answer, must not hold a thread for ever."""
     connection = request.environ.get("gunicorn.socket")
-    if isinstance(connection, socket.socket):
-        connection.settimeout(max(0.1, seconds))
-
-
-def _drain(request: Request, max_bytes: int) -> None:
-    """Read on for a while: a client that is cut off in mid-body sees a broken pipe instead of the 413."""
-    stream = request.environ["wsgi.input"]
-    left, until = 4 * max_bytes + CHUNK_BYTES, time.monotonic() + DRAIN_S
+    if not isinstance(connection, socket.socket):
+        yield
+        return
+    connection.settimeout(max(0.1, deadline - time.monotonic()))
     try:
-        while left > 0 and time.monotonic() < until and (chunk := stream.read(CHUNK_BYTES)):
+        with _patience.until(deadline, connection):
+            yield
+    finally:
+        connection.settimeout(SEND_S)
+
+
+def _drain(request: Request, raw: _Counted, max_bytes: int) -> None:
+    """Read on for a while: a client that is cut off in mid-body sees a broken pipe instead of the refusal."""
+    left, until = 4 * max_bytes + CHUNK_BYTES, time.monotonic() + DRAIN_S
+    with suppress(OSError), _bounded(request, until):
+        while left > 0 and time.monotonic() < until and (chunk := raw.read(CHUNK_BYTES)):
             left -= len(chunk)
-    except OSError:
-        return  # gone already

@@ -1,13 +1,18 @@
 """Gunicorn's settings. Its processes hold no model and touch no device: the engine does that."""
 
 import os
+import shutil
 import signal
 import threading
 import time
 
+import gunicorn.http.wsgi
+from prometheus_client import multiprocess
+
 from service.settings import settings
 
 _chosen = settings()
+gunicorn.http.wsgi.SERVER = "pointserve"  # what stands in the header Server of every answer
 
 bind = f"{_chosen.address}:{_chosen.port}"
 workers = _chosen.web_workers
@@ -22,6 +27,17 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 accesslog = None  # the application logs each request as JSON
 loglevel = "warning"
 proc_name = "pointserve-web"
+
+
+def on_starting(server) -> None:  # type: ignore[no-untyped-def]
+    """Begin to count anew: the web's processes share their counts in this folder."""
+    shutil.rmtree(_chosen.metrics_dir, ignore_errors=True)
+    _chosen.metrics_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def child_exit(server, worker) -> None:  # type: ignore[no-untyped-def]
+    """Forget what a web process that ended was doing; what it has done still counts."""
+    multiprocess.mark_process_dead(worker.pid)
 
 
 def when_ready(server) -> None:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import structlog
 from apiflask import APIFlask
-from flask import Response, g
+from flask import Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from service import errors
@@ -18,6 +18,8 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.ServiceError], int] = {
     errors.MalformedRequest: 400,
     errors.MalformedFile: 400,
+    errors.MissingKey: 401,
+    errors.InvalidKey: 401,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
     errors.TooLarge: 413,
@@ -25,6 +27,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnusableCloud: 422,
     errors.ReaderFailed: 422,
     errors.Cancelled: 499,
+    errors.RateLimited: 429,
     errors.InternalError: 500,
     errors.UnusableModel: 503,
     errors.NotReady: 503,
@@ -54,17 +57,25 @@ def problem(status: int, code: str, title: str, detail: str, retry_after_s: floa
         "error": detail,
         "request_id": request_id,
     }
-    response = Response(orjson.dumps(body), status, mimetype=MEDIA_TYPE)
+    # Clients of the Open Inference Protocol want JSON with `error`, which this is too.
+    media_type = "application/json" if request.path.startswith("/v2") else MEDIA_TYPE
+    response = Response(orjson.dumps(body), status, mimetype=media_type)
     if retry_after_s is not None or status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1)))
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="pointserve"'
     return response
 
 
-def _service_error(error: errors.ServiceError) -> Response:
+def respond(error: errors.ServiceError) -> Response:
+    """Return the problem document of one of the service's own errors."""
+    g.problem = error.code
     return problem(STATUS[type(error)], error.code, error.title, error.detail, error.retry_after_s)
 
 
 def _http_error(error: HTTPException) -> Response:
+    if isinstance(error.response, Response):
+        return error.response
     status = error.code or 500
     title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
     response = problem(status, f"http-{status}", title, error.description or title)
@@ -76,11 +87,11 @@ def _http_error(error: HTTPException) -> Response:
 def _unexpected(error: Exception) -> Response:
     log.exception("request failed")
     failure = errors.InternalError("the service failed on this request; its log knows more under the request id")
-    return _service_error(failure)
+    return respond(failure)
 
 
 def install(app: APIFlask) -> None:
     """Make every error of the app a problem document."""
-    app.register_error_handler(errors.ServiceError, _service_error)
+    app.register_error_handler(errors.ServiceError, respond)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)

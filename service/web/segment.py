@@ -34,7 +34,7 @@ def segment() -> ResponseReturnValue:
     """
     settings: Settings = current_app.extensions["settings"]
     engine: EngineClient = current_app.extensions["engine"]
-    watch = Stopwatch()
+    g.watch = watch = Stopwatch()
     deadline = time.monotonic() + settings.deadline_s
     with receive(request, settings.max_body_bytes, deadline) as upload:
         watch.lap("receive")
@@ -45,14 +45,16 @@ def segment() -> ResponseReturnValue:
             media_type=upload.media_type,
             filename=query.filename or upload.filename,
         )
+        g.format = source.name
         target = outputs.choose(query.output, [media_type for media_type, _ in request.accept_mimetypes], source)
-        model = choose_model(engine, query.model)
+        g.model = model = choose_model(engine, query.model)
         options = query.file_options(settings.max_points)
         with engine.read(upload.descriptor, source, options, deadline, g.request_id) as cloud:
             watch.lap("read")
             segmentation = engine.segment(cloud, model, deadline, scores=query.scores, request_id=g.request_id)
             watch.within("segment", segmentation.timing_ms)
-        structlog.contextvars.bind_contextvars(points=len(segmentation.label), format=source.name, model=model)
+        g.points = len(segmentation.label)
+        structlog.contextvars.bind_contextvars(points=g.points, format=source.name, model=model)
         if target is None:
             return _json_answer(segmentation, watch)
         written = engine.write(upload.descriptor, source, target, segmentation, options, deadline, g.request_id)

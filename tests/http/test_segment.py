@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import subprocess
@@ -195,9 +194,3 @@ def test_urllib_sends_chunks_too(service: Service, labels: np.ndarray) -> None:
     request = urllib.request.Request(f"{service.url}/v1/segment", pieces, method="POST")
     with urllib.request.urlopen(request, timeout=60) as answer:
         np.testing.assert_array_equal(json.load(answer)["labels"], labels)
-
-
-def test_a_compressed_body_is_refused_by_name(service: Service) -> None:
-    answer = service.post("/v1/segment", gzip.compress(clouds.as_ply(SCENE)), headers={"Content-Encoding": "gzip"})
-    assert answer.status_code == 415
-    assert "gzip" in answer.json()["detail"]

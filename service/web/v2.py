@@ -1,0 +1,217 @@
+"""/v2: the Open Inference Protocol, for clients such as tritonclient. Its bodies are in service/wire/v2.py."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import orjson
+import structlog
+from apiflask import APIBlueprint
+from flask import Response, current_app, g, request
+
+from service import __version__
+from service.engine import shared
+from service.engine.client import DecodedCloud, EngineClient
+from service.errors import MalformedRequest, NotReady, UnknownModel
+from service.settings import Settings
+from service.values import Segmentation
+from service.web import statistics
+from service.web.body import Upload, receive
+from service.web.segment import choose_model
+from service.web.stopwatch import Stopwatch
+from service.wire import v2
+
+blueprint = APIBlueprint("v2", __name__, tag="Open Inference Protocol", url_prefix="/v2")
+MANY_JSON_BYTES = 1 << 20
+# JSON becomes Python objects of several times its size: large ones are decoded one at a time.
+_large_json = threading.Lock()
+
+
+def _engine() -> EngineClient:
+    engine: EngineClient = current_app.extensions["engine"]
+    return engine
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, mimetype="application/json")
+
+
+def _model(name: str, version: str | None) -> dict[str, Any]:
+    """Return a model's card.
+
+    Raises:
+        UnknownModel: there is no such model, or not this version of it.
+    """
+    chosen = choose_model(_engine(), name)
+    if version not in (None, "", v2.VERSION):
+        raise UnknownModel(f"model {name!r} has no version {version!r}; it has {v2.VERSION!r}")
+    card: dict[str, Any] = next(card for card in _engine().status()["models"] if card["name"] == chosen)
+    return card
+
+
+@blueprint.get("/health/live")
+@blueprint.doc(summary="Liveness", operation_id="v2_live")
+def live() -> Response:
+    """Return 200: this process answers."""
+    return Response(status=200)
+
+
+@blueprint.get("/health/ready")
+@blueprint.doc(summary="Readiness", operation_id="v2_ready", responses=[503])
+def ready() -> Response:
+    """Return 200 when clouds can be labelled, else 503 with the reason."""
+    status = _engine().status()
+    if status["state"] != "ready":
+        raise NotReady(status["reason"] or "the service is not ready", retry_after_s=2)
+    return Response(status=200)
+
+
+@blueprint.get("")
+@blueprint.doc(summary="Metadata of the server", operation_id="v2_server")
+def server() -> Response:
+    """Return name, version and extensions."""
+    return _json({"name": "pointserve", "version": __version__, "extensions": v2.EXTENSIONS})
+
+
+@blueprint.get("/models/<name>")
+@blueprint.get("/models/<name>/versions/<version>")
+@blueprint.doc(summary="Metadata of a model", operation_id="v2_model", responses=[404, 503])
+def model(name: str, version: str | None = None) -> Response:
+    """Return a model's inputs and outputs."""
+    return _json(v2.metadata(_model(name, version)))
+
+
+@blueprint.get("/models/<name>/config")
+@blueprint.get("/models/<name>/versions/<version>/config")
+@blueprint.doc(summary="Configuration of a model", operation_id="v2_config", responses=[404, 503])
+def config(name: str, version: str | None = None) -> Response:
+    """Return a model's configuration, as far as it means anything here."""
+    return _json(v2.configuration(_model(name, version)))
+
+
+@blueprint.get("/models/<name>/ready")
+@blueprint.get("/models/<name>/versions/<version>/ready")
+@blueprint.doc(summary="Readiness of a model", operation_id="v2_model_ready", responses=[404, 503])
+def model_ready(name: str, version: str | None = None) -> Response:
+    """Return 200 when the model can label clouds."""
+    _model(name, version)
+    return ready()
+
+
+@blueprint.get("/models/stats")
+@blueprint.get("/models/<name>/stats")
+@blueprint.get("/models/<name>/versions/<version>/stats")
+@blueprint.doc(summary="Statistics", operation_id="v2_statistics", responses=[404, 503])
+def stats(name: str | None = None, version: str | None = None) -> Response:
+    """Return how many clouds a model, or each, has labelled, and how long the stages took in sum."""
+    names = [card["name"] for card in _engine().status()["models"]] if name is None else [_model(name, version)["name"]]
+    return _json({"model_stats": [statistics.of_model(each) for each in names]})
+
+
+@blueprint.post("/repository/index")
+@blueprint.doc(summary="The models", operation_id="v2_repository")
+def repository() -> Response:
+    """Return the models and their states."""
+    status = _engine().status()
+    state, reason = ("READY", "") if status["state"] == "ready" else ("UNAVAILABLE", status["reason"])
+    return _json(
+        [{"name": card["name"], "version": v2.VERSION, "state": state, "reason": reason} for card in status["models"]]
+    )
+
+
+@blueprint.post("/repository/models/<name>/load")
+@blueprint.post("/repository/models/<name>/unload")
+@blueprint.doc(summary="Refused: the models are chosen at the start", operation_id="v2_load", responses=[400])
+def load(name: str) -> Response:
+    """Refuse: which models are served is a setting."""
+    raise MalformedRequest(f"models are not loaded or unloaded on request: name {name!r} in MODELS at the start")
+
+
+@blueprint.post("/models/<name>/infer")
+@blueprint.post("/models/<name>/versions/<version>/infer")
+@blueprint.doc(summary="Label a point cloud", operation_id="v2_infer")
+def infer(name: str, version: str | None = None) -> Response:
+    """Label each point of a cloud that is given as tensors."""
+    settings: Settings = current_app.extensions["settings"]
+    g.watch = watch = Stopwatch()
+    deadline = time.monotonic() + settings.deadline_s
+    head_bytes = _head_bytes()
+    # Binary data begin on a boundary that suits any number.
+    with receive(request, settings.max_body_bytes, deadline, start=-head_bytes % shared.ALIGNMENT) as upload:
+        watch.lap("receive")
+        g.format, g.model = "v2", _model(name, version)["name"]
+        wanted = _decode(upload, head_bytes or upload.size, settings.max_points)
+        with _cloud(upload, wanted, head_bytes) as cloud:
+            watch.lap("read")
+            result = _segment(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
+            watch.within("segment", result.timing_ms)
+    g.points = len(result.label)
+    structlog.contextvars.bind_contextvars(points=g.points, format="v2", model=g.model)
+    head, binary = v2.encode(wanted, result)
+    watch.lap("write")
+    media_type = "application/octet-stream" if binary else "application/json"
+    response = Response(v2.pieces(head, binary), mimetype=media_type)
+    response.content_length = len(head) + sum(map(len, binary))
+    if binary:
+        response.headers[v2.HEADER] = str(len(head))
+    response.headers["Server-Timing"] = watch.header()
+    return response
+
+
+def _head_bytes() -> int:
+    """Return the length of the JSON before binary data; 0: all of the body is JSON."""
+    given = request.headers.get(v2.HEADER)
+    if given is None:
+        return 0
+    if not given.isascii() or not given.isdigit() or len(given) > 12 or int(given) == 0:
+        raise MalformedRequest(f"{v2.HEADER} must be the length of the JSON in bytes; it is {given[:20]!r}")
+    return int(given)
+
+
+def _decode(upload: Upload, head_bytes: int, max_points: int) -> v2.InferRequest:
+    if head_bytes > upload.size:
+        raise MalformedRequest(f"{v2.HEADER} is {head_bytes}, but the body has {upload.size} bytes")
+    size = min(head_bytes, v2.MAX_JSON_BYTES + 1)  # more is refused, and need not be read for that
+
+    def decode() -> v2.InferRequest:
+        head = os.pread(upload.descriptor, size, upload.start)
+        return v2.decode(head, upload.size - head_bytes, max_points)
+
+    if size < MANY_JSON_BYTES:
+        return decode()
+    with _large_json:
+        return decode()
+
+
+def _cloud(upload: Upload, wanted: v2.InferRequest, head_bytes: int) -> DecodedCloud:
+    """Return the inputs as a cloud: the body itself where it is binary, so that nothing is copied."""
+    layout: shared.Layout = []
+    begin = upload.start + head_bytes
+    if all(tensor.data is None for tensor in wanted.inputs.values()):
+        for name, tensor in wanted.inputs.items():
+            dtype = v2.DTYPES[tensor.datatype]
+            layout.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "start": begin + tensor.start})
+        shared.seal(upload.descriptor)
+        return DecodedCloud(os.dup(upload.descriptor), layout, wanted.points, ())
+    memory = shared.view(upload.descriptor)
+    arrays = {name: tensor.array(memory[begin:]) for name, tensor in wanted.inputs.items()}
+    descriptor, layout = shared.pack(arrays)
+    return DecodedCloud(descriptor, layout, wanted.points, ())
+
+
+def _segment(cloud: DecodedCloud, model: str, deadline: float, wanted: v2.InferRequest) -> Segmentation:
+    scores = bool(wanted.outputs.keys() & {"scores", "confidence"})
+    return _engine().segment(cloud, model, deadline, scores=scores, request_id=g.request_id)
+
+
+def _timeout(wanted: v2.InferRequest) -> float:
+    """Return the deadline that the client's `timeout` in microseconds makes."""
+    given = wanted.parameters.get("timeout")
+    if given is None:
+        return float("inf")
+    if type(given) is not int or given <= 0:
+        raise MalformedRequest(f"parameter timeout must be a whole number of microseconds; it is {str(given)[:20]}")
+    return time.monotonic() + given / 1e6
