@@ -124,11 +124,11 @@ class Overloaded(ServiceError):
     title = "The service is busy"
 
 
-class WorkerLost(ServiceError):
-    """The process that owns the device died while it held the request."""
+class FatalCloud(ServiceError):
+    """The process that owns the device ended twice while it held this cloud alone."""
 
-    code = "worker-lost"
-    title = "The worker was lost"
+    code = "fatal-cloud"
+    title = "The cloud ends the worker"
 
 
 class OutOfMemory(ServiceError):
@@ -168,7 +168,7 @@ ERRORS: tuple[type[ServiceError], ...] = (
     ReaderFailed,
     NotReady,
     Overloaded,
-    WorkerLost,
+    FatalCloud,
     OutOfMemory,
     DeadlineExceeded,
     Cancelled,

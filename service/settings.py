@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     address: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(5001, ge=1, le=65535, description="TCP port to listen on.")
     web_workers: int = Field(1, ge=1, le=64, description="Gunicorn worker processes.")
-    web_threads: int = Field(32, ge=1, le=512, description="Requests that one gunicorn worker handles at a time.")
+    web_threads: int = Field(96, ge=1, le=512, description="Requests that one gunicorn worker handles at a time.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     api_keys: str = Field(
@@ -52,16 +52,33 @@ class Settings(BaseSettings):
     models: str = Field(
         "parcels", description="Names of the models to serve, separated by commas; the first is the default."
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:N, or several of them separated by commas; auto takes every GPU."
+    )
     engine: Literal["auto", "spconv", "native"] = Field("auto", description="Which sparse convolution runs the models.")
-    threads: int = Field(0, ge=0, description="CPU threads of the worker; 0: one for each core.")
+    threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core, shared among workers.")
 
     max_body_bytes: int = Field(512 * MB, ge=1, description="Largest request body, in bytes.")
     max_points: int = Field(20_000_000, ge=1, description="Most points in one cloud.")
     max_queued_points: int = Field(
         100_000_000, ge=1, description="Most points waiting for the device, over all requests."
     )
+    max_queued_requests: int = Field(64, ge=1, description="Most requests waiting for the device.")
     deadline_s: float = Field(120.0, gt=0, description="Seconds from a request's arrival to its answer.")
+    shutdown_grace_s: float = Field(120.0, ge=0, description="Seconds for running requests when the service ends.")
+
+    batch_window_ms: float = Field(
+        2.0, ge=0, description="Longest wait of a free device for clouds that are being prepared, to run them together."
+    )
+    batch_memory_bytes: int = Field(
+        0, ge=0, description="Device memory that one batch may take; 0: half of what the models leave, 128 MB on a CPU."
+    )
+    worker_memory_bytes: int = Field(
+        0, ge=0, description="Resident memory at which a device's worker is ended; 0: four fifths of the machine's."
+    )
+    worker_silence_s: float = Field(
+        30.0, gt=0, description="Seconds that a worker may be silent beyond ten times what its work should take."
+    )
 
     readers: int = Field(2, ge=1, le=64, description="Processes that decode and write users' files.")
     reader_memory_bytes: int = Field(4096 * MB, ge=256 * MB, description="Address space of one reader, in bytes.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 import time
@@ -104,9 +105,33 @@ class Channel:
             raise TimeoutError
         self._socket.settimeout(left)
 
+    def is_closed(self) -> bool:
+        """Return whether the other end is gone, without waiting and without taking what it may have sent."""
+        return has_hung_up(self._socket)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether something can be received, or the other end is gone, within so many seconds."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(max(0.0, timeout_s) * 1e3))
+
     def close(self) -> None:
         """Close the connection; the other end sees ChannelClosed."""
         self._socket.close()
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Return whether the other end of a connection closed it; bytes that wait to be read stay where they are."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError, TimeoutError):
+        return False
+    except OSError:
+        return True
 
 
 def close_all(descriptors: list[int] | tuple[int, ...]) -> None:

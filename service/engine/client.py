@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import Any
 
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
-from service.errors import DeadlineExceeded, InternalError, NotReady, from_message
+from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
 from service.formats.format import Format, Options
 from service.values import Segmentation, segmentation_from, segmentation_message
 
 REPLY_GRACE_S = 2.0
+PEEK_S = 0.25
+Gone = Callable[[], bool]
+"""Tells whether whoever asked for this work is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class EngineClient:
     """A client of the engine. Safe to use from many threads: each has a connection of its own.
 
     Every call takes a `deadline` in terms of `time.monotonic()` and raises DeadlineExceeded past it, NotReady where
-    no engine answers, and whatever ServiceError the engine replies.
+    no engine answers, and whatever ServiceError the engine replies. Where it takes `gone`, that is asked a few times a
+    second while the engine works; once it is true the work is dropped and Cancelled is raised.
 
     Args:
         path: the engine's Unix socket.
@@ -63,7 +67,15 @@ class EngineClient:
         self._path = path
         self._local = threading.local()
 
-    def read(self, body: int, source: Format, options: Options, deadline: float, request_id: str = "") -> DecodedCloud:
+    def read(
+        self,
+        body: int,
+        source: Format,
+        options: Options,
+        deadline: float,
+        request_id: str = "",
+        gone: Gone | None = None,
+    ) -> DecodedCloud:
         """Decode a file.
 
         Args:
@@ -75,12 +87,20 @@ class EngineClient:
             MalformedFile, TooLarge, UnusableCloud, ReaderFailed: what is wrong with the file.
         """
         message = {"op": "read", "format": source.name, "options": dataclasses.asdict(options)}
-        reply, answers = self._ask(message, (body,), deadline, request_id)
+        reply, answers = self._ask(message, (body,), deadline, request_id, gone)
         points = next((entry["shape"][0] for entry in reply["layout"] if entry["name"] == "coord"), 0)
         return DecodedCloud(answers[0], reply["layout"], points, tuple(reply["notes"]))
 
     def segment(
-        self, cloud: DecodedCloud, model: str, deadline: float, *, scores: bool = False, request_id: str = ""
+        self,
+        cloud: DecodedCloud,
+        model: str,
+        deadline: float,
+        *,
+        scores: bool = False,
+        tta: str = "none",
+        request_id: str = "",
+        gone: Gone | None = None,
     ) -> Segmentation:
         """Label a cloud.
 
@@ -88,12 +108,14 @@ class EngineClient:
             cloud: what `read` returned.
             model: name of the model.
             scores: whether to return confidence and class probabilities too.
+            tta: `none`, one pass; `full`, the test-time procedure of the model.
 
         Raises:
-            UnknownModel, UnusableCloud, Overloaded, WorkerLost: why there is no answer.
+            UnknownModel, UnusableCloud, Overloaded, FatalCloud: why there is no answer.
         """
-        message = {"op": "segment", "model": model, "scores": scores, "points": cloud.points, "layout": cloud.layout}
-        reply, answers = self._ask(message, (cloud.descriptor,), deadline, request_id)
+        wishes = {"model": model, "scores": scores, "tta": tta}
+        message = {"op": "segment", **wishes, "points": cloud.points, "layout": cloud.layout}
+        reply, answers = self._ask(message, (cloud.descriptor,), deadline, request_id, gone)
         with _closing(answers):
             segmentation = segmentation_from(reply["segmentation"], shared.unpack(answers[0], reply["layout"]))
         return dataclasses.replace(segmentation, warnings=(*cloud.notes, *segmentation.warnings))
@@ -107,6 +129,7 @@ class EngineClient:
         options: Options,
         deadline: float,
         request_id: str = "",
+        gone: Gone | None = None,
     ) -> int:
         """Return the descriptor of a file with the labels in it; the caller closes it.
 
@@ -130,11 +153,11 @@ class EngineClient:
             "layout": layout,
         }
         with _closing([descriptor]):
-            _reply, answers = self._ask(message, (body, descriptor), deadline, request_id)
+            _reply, answers = self._ask(message, (body, descriptor), deadline, request_id, gone)
         return answers[0]
 
     def status(self, timeout_s: float = 5.0) -> dict[str, Any]:
-        """Return the engine's state: `state`, `reason`, `queue`, `device`, `models`, `readers`."""
+        """Return the engine's state as JSON values; see `Scheduler.status` and `Engine.status` for what is in it."""
         reply, _answers = self._ask({"op": "status"}, (), time.monotonic() + timeout_s, "")
         return reply
 
@@ -145,29 +168,41 @@ class EngineClient:
             channel.close()
 
     def _ask(
-        self, message: Message, descriptors: tuple[int, ...], deadline: float, request_id: str
+        self,
+        message: Message,
+        descriptors: tuple[int, ...],
+        deadline: float,
+        request_id: str,
+        gone: Gone | None = None,
     ) -> tuple[Message, list[int]]:
         message = {**message, "deadline": deadline, "request_id": request_id}
         kept = getattr(self._local, "channel", None)
         if kept is not None:
             try:
-                return self._converse(kept, message, descriptors, deadline)
+                return self._converse(kept, message, descriptors, deadline, gone)
             except ChannelClosed:
                 self.close()  # the engine was replaced since the last call: its successor answers on a new connection
         self._local.channel = channel = self._connect()
         try:
-            return self._converse(channel, message, descriptors, deadline)
+            return self._converse(channel, message, descriptors, deadline, gone)
         except ChannelClosed:
             self.close()
             raise NotReady("the engine went away; it is being restarted", retry_after_s=5) from None
 
     def _converse(
-        self, channel: Channel, message: Message, descriptors: tuple[int, ...], deadline: float
+        self, channel: Channel, message: Message, descriptors: tuple[int, ...], deadline: float, gone: Gone | None
     ) -> tuple[Message, list[int]]:
         channel.send(message, descriptors)
+        # The engine keeps the deadline and says which step missed it; this is for an engine that hangs.
+        until = max(deadline, time.monotonic()) + REPLY_GRACE_S
+        while gone is not None and not channel.wait(min(PEEK_S, until - time.monotonic())):
+            if gone():
+                self.close()  # which tells the engine
+                raise Cancelled("the client hung up")
+            if time.monotonic() >= until:
+                break
         try:
-            # The engine keeps the deadline and says which step missed it; this is for an engine that hangs.
-            reply, answers = channel.receive(max(deadline, time.monotonic()) + REPLY_GRACE_S)
+            reply, answers = channel.receive(until)
         except TimeoutError:
             self.close()  # a late reply must not be taken for the next request's
             raise DeadlineExceeded("the engine did not answer by the request's deadline") from None

@@ -1,4 +1,4 @@
-"""A device's worker as the scheduler sees it: started, asked, found dead, replaced."""
+"""A device's worker as the scheduler sees it: a process that is started, fed, listened to, and found dead."""
 
 from __future__ import annotations
 
@@ -9,26 +9,37 @@ import structlog
 
 from service.engine.channel import ChannelClosed, Message, close_all
 from service.engine.child import Child
-from service.errors import InternalError, NotReady, WorkerLost, from_message
+from service.errors import NotReady, from_message
 from service.settings import Settings
 
 LOAD_S = 600.0
+WORKER = "service.engine.worker"
 log = structlog.get_logger()
 
 
 class Device:
-    """One device and the process that owns it. The scheduler's thread alone calls it.
+    """One device and the process that owns it.
+
+    One thread calls `start`, `receive` and `close`; `send` and `kill` may be called by another between `start`'s return
+    and `close`.
+
+    Args:
+        settings: `device` in it names this device alone.
+        worker: the module that the process runs; others than the service's own stand in for it in tests.
 
     Attributes:
+        name: as the setting has it, until the worker says better.
         cards: the loaded models' cards, as JSON values; those of the last worker while a new one starts.
         about: what the worker said of the device.
         environment: what it said of its Python, torch and GPU; see service/environment.py.
         starts: how often a worker was started.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, worker: str = WORKER) -> None:
+        self._settings, self._worker = settings, worker
         self._child: Child | None = None
+        self._why = ""
+        self.name = settings.device
         self.cards: list[dict[str, Any]] = []
         self.about: dict[str, Any] = {}
         self.environment: dict[str, Any] = {}
@@ -40,12 +51,8 @@ class Device:
         child = self._child
         return child.pid if child is not None else None
 
-    def alive(self) -> bool:
-        """Return whether the worker is there."""
-        return self._child is not None and self._child.alive()
-
-    def start(self) -> None:
-        """Start a worker and wait until its models are loaded.
+    def start(self) -> Message:
+        """Start a worker, wait until its models are loaded, and return what it says of itself.
 
         Raises:
             ServiceError: they do not load; the sentence says why.
@@ -53,7 +60,8 @@ class Device:
         self.close()
         started = time.monotonic()
         self.starts += 1
-        self._child = child = Child("service.engine.worker", self._settings)
+        self._why = ""
+        self._child = child = Child(self._worker, self._settings)
         try:
             message, extra = child.channel.receive(started + LOAD_S)
         except TimeoutError:
@@ -67,36 +75,43 @@ class Device:
             raise from_message(message["error"])
         self.cards, self.about = message["cards"], message["device"]
         self.environment = message["environment"]
+        self.name = self.about.get("device", self.name)
         log.info("worker ready", pid=child.pid, seconds=round(time.monotonic() - started, 2), **self.about)
+        return message
 
-    def run(self, message: Message, descriptor: int, deadline: float) -> tuple[Message, list[int]]:
-        """Have the worker do a job and return its reply with its descriptors, which the caller must close.
+    def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+        """Give the worker something to do.
 
         Raises:
-            WorkerLost: the worker died, or was killed because it hung past the deadline (`time.monotonic()`).
-            ServiceError: what the worker says is wrong with the job.
+            ChannelClosed: it is gone.
         """
-        if self._child is None:
-            raise WorkerLost("there is no worker")
-        try:
-            reply, answers = self._child.ask(message, (descriptor,), deadline)
-        except TimeoutError:
-            log.error("worker hangs", request_id=message.get("request_id"))
-            self.close()
-            raise WorkerLost("the worker hung and was replaced") from None
-        except ChannelClosed:
-            ending = self.close()
-            log.error("worker died", ending=ending, request_id=message.get("request_id"))
-            raise WorkerLost(f"the worker was lost while it held the request ({ending})") from None
-        if "error" in reply:
-            close_all(answers)
-            raise from_message(reply["error"])
-        if len(answers) != 1:
-            close_all(answers)
-            raise InternalError("the worker's reply carries no labels")
-        return reply, answers
+        child = self._child
+        if child is None:
+            raise ChannelClosed("there is no worker")
+        child.channel.send(message, descriptors)
+
+    def receive(self) -> tuple[Message, list[int]]:
+        """Wait for the worker's next word; the caller must close its descriptors.
+
+        Raises:
+            ChannelClosed: it is gone.
+        """
+        child = self._child
+        if child is None:
+            raise ChannelClosed("there is no worker")
+        return child.channel.receive()
+
+    def kill(self, why: str) -> None:
+        """End the worker's process, for a reason that `close` will return; `receive` then raises."""
+        child = self._child
+        if child is not None:
+            self._why = why
+            child.shoot()
 
     def close(self) -> str:
-        """End the worker and return in words how it ended."""
+        """Clean up after the worker, ending it if need be, and return in words how it ended."""
         child, self._child = self._child, None
-        return child.kill() if child is not None else "was not started"
+        if child is None:
+            return "was not started"
+        ending = child.kill()
+        return self._why or ending

@@ -1,209 +1,373 @@
-"""The queue in front of the device: admission by points, deadlines, cancellation, and a second try after a crash.
-
-One cloud is run at a time, in the order of arrival.
-"""
+"""The queue in front of the devices: admission, order, deadlines, cancellation, and a second try after a crash."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
 
-from service.engine.channel import Message
+from service.engine.channel import ChannelClosed, Message, close_all
 from service.engine.device import Device
-from service.errors import DeadlineExceeded, NotReady, Overloaded, ServiceError, WorkerLost
+from service.engine.lane import Lane
+from service.engine.memory import rss_bytes
+from service.engine.waiting import Deadly, Job, Queue
+from service.errors import DeadlineExceeded, FatalCloud, NotReady, Overloaded, ServiceError, from_message
 
-ATTEMPTS = 2
-HANG_GRACE_S = 30.0
 RESTART_S = (0.0, 1.0, 5.0, 15.0, 60.0)
+WATCH_S = 0.1
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Upper bounds of the histogram of clouds in a batch."""
+LOST = "the worker was lost and is being replaced"
 log = structlog.get_logger()
-
-Outcome = tuple[Message, list[int]]
-
-
-@dataclass
-class Job:
-    """One cloud to label.
-
-    Attributes:
-        message: what the worker gets.
-        descriptor: the cloud's shared memory. It is the job's own: the submitter may stop waiting, and close its
-            descriptor, while the job is still to be run.
-        points: size of the cloud, for admission.
-        deadline: `time.monotonic()` after which nobody waits for the answer.
-        future: the answer; cancel it and the job is dropped unless it already runs.
-    """
-
-    message: Message
-    descriptor: int
-    points: int
-    deadline: float
-    future: Future[Outcome] = field(default_factory=Future)
-    attempts: int = 0
-
-    def start(self) -> bool:
-        """Return whether anybody still wants the answer; from then on the job cannot be cancelled."""
-        if self.attempts or self.future.set_running_or_notify_cancel():
-            return True
-        os.close(self.descriptor)
-        return False
-
-    def succeed(self, outcome: Outcome) -> None:
-        """Hand over the reply and its descriptors, and give the cloud's memory back."""
-        os.close(self.descriptor)
-        self.future.set_result(outcome)
-
-    def fail(self, error: ServiceError) -> None:
-        """Hand over the error, and give the cloud's memory back."""
-        os.close(self.descriptor)
-        self.future.set_exception(error)
 
 
 class Scheduler:
-    """Feeds one device from a bounded queue. Safe to use from many threads.
+    """Feeds the devices from one bounded queue. Safe to use from many threads.
+
+    `service.engine.waiting.Queue` states the order. A worker that ends, falls silent or takes too much memory is
+    replaced; each job it held is then run again, alone. A job in whose hands alone a worker ends twice is refused with
+    FatalCloud, now and whenever the same cloud comes again.
 
     Args:
-        device: whose worker runs the jobs; only the scheduler's own thread touches it.
-        max_queued_points: more points than this never wait at the same time.
+        devices: one worker each.
+        max_queued_points, max_queued_requests: bounds of the queue.
+        silence_s: how long a worker may say nothing beyond ten times what its work should take.
+        worker_memory_bytes: resident memory at which a worker is ended.
+        siblings: further devices, given the first one that is ready.
     """
 
-    def __init__(self, device: Device, max_queued_points: int) -> None:
-        self._device = device
-        self._max_queued_points = max_queued_points
-        self._queue: deque[Job] = deque()
-        self._queued_points = 0
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        max_queued_points: int,
+        max_queued_requests: int,
+        *,
+        silence_s: float = 30.0,
+        worker_memory_bytes: int = 1 << 62,
+        siblings: Callable[[Device], Iterable[Device]] = lambda _device: (),
+    ) -> None:
+        self._queue = Queue(max_queued_points, max_queued_requests)
+        self._silence_s, self._worker_memory_bytes = silence_s, worker_memory_bytes
+        self._siblings: Callable[[Device], Iterable[Device]] | None = siblings
+        self._deadly = Deadly()
         self._changed = threading.Condition()
-        self._closed = False
-        self._was_ready = False
-        self._state, self._reason = "loading", "the models are being loaded"
-        self._points_per_s = 100_000.0
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-        self._thread.start()
+        self._stopping = self._closed = self._was_ready = False
+        self._counts: Counter[str] = Counter()
+        self._batches: Counter[str] = Counter()
+        self._sizes: Counter[int] = Counter()
+        self._lanes: list[Lane] = []
+        self._threads: list[threading.Thread] = []
+        for device in devices:
+            self._add(device)
+        self._start(self._watch, "watch")
 
-    def submit(self, job: Job) -> Future[Outcome]:
-        """Queue a job and return its future, which ends with the reply and its descriptors, or a ServiceError.
+    def _add(self, device: Device) -> None:
+        lane = Lane(device)
+        self._lanes.append(lane)
+        self._start(lambda: self._run(lane), f"lane {device.name}")
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; its future ends with the reply and its descriptors, or a ServiceError.
 
         The scheduler closes the job's descriptor at its end, unless this call raises.
 
         Raises:
             NotReady: the models are not loaded yet, or do not load.
-            Overloaded: the queue has no room for so many points now.
+            Overloaded: the queue has no room now.
+            FatalCloud: this cloud is known to end workers.
         """
         with self._changed:
-            if self._closed:
-                raise NotReady("the service is shutting down")
-            if self._state == "failed" or not self._was_ready:
-                raise NotReady(self._reason, retry_after_s=5)
-            if self._queue and self._queued_points + job.points > self._max_queued_points:
-                wait_s = self._queued_points / self._points_per_s
-                raise Overloaded(
-                    f"{self._queued_points} points are waiting and {job.points} more are over the limit of "
-                    f"{self._max_queued_points}",
-                    retry_after_s=max(1.0, round(wait_s)),
-                )
-            self._queue.append(job)
-            self._queued_points += job.points
-            self._changed.notify()
-        return job.future
+            self._refuse_unless_ready()
+            if job in self._deadly:
+                self._counts["refused_fatal"] += 1
+                raise FatalCloud("this cloud has ended the worker twice; it is not run again")
+            try:
+                self._queue.add(job, time.monotonic(), self._cost_per_s(), self._ready_lanes())
+            except Overloaded:
+                self._counts["refused"] += 1
+                raise
+            for lane in sorted(self._lanes, key=Lane.load):
+                self._feed(lane)
+
+    def check(self) -> None:
+        """Refuse at once what `submit` would refuse whatever its size; cheaper than to decode a file in vain.
+
+        Raises:
+            NotReady, Overloaded: as `submit`.
+        """
+        with self._changed:
+            self._refuse_unless_ready()
+            try:
+                self._queue.check(0, self._cost_per_s() * self._ready_lanes())
+            except Overloaded:
+                self._counts["refused"] += 1
+                raise
+
+    def abandon(self, job: Job, count: str) -> None:
+        """Drop a job whose answer nobody waits for: at once if it still waits, else when its worker is done with it.
+
+        Args:
+            job: what `submit` took.
+            count: why, as `status` counts it: "cancelled" or "expired".
+        """
+        with self._changed:
+            self._counts[count] += 1
+            job.abandoned = True
+            holder = next((lane for lane in self._lanes if job.number in lane.in_flight), None)
+            if holder is not None:
+                self._tell(holder, {"op": "cancel", "id": job.number})
+                return
+            waits = self._queue.remove(job)
+            for lane in self._lanes:
+                if job in lane.retries:
+                    lane.retries.remove(job)
+                    waits = True
+            if waits:
+                job.close()
+            elif job.future.done() and job.future.exception() is None:
+                close_all(job.future.result()[1])  # the answer came at the last moment
 
     def status(self) -> dict[str, Any]:
-        """Return the state ("loading", "ready", "failed"), its reason, the queue and the device, as JSON values."""
+        """Return the state ("loading", "ready", "failed", "stopping"), queue, devices and counts, as JSON values."""
         with self._changed:
+            state, reason = self._state()
+            first = next((lane for lane in self._lanes if lane.state == "ready"), self._lanes[0])
             return {
-                "state": self._state,
-                "reason": self._reason,
-                "queue": {"requests": len(self._queue), "points": self._queued_points},
-                "device": self._device.about,
-                "environment": self._device.environment,
-                "worker_pid": self._device.pid,
-                "worker_starts": self._device.starts,
-                "models": self._device.cards,
+                "state": state,
+                "reason": reason,
+                "queue": {
+                    "requests": len(self._queue) + sum(len(lane.retries) for lane in self._lanes),
+                    "points": self._queue.points,
+                },
+                "device": first.device.about,
+                "environment": first.device.environment,
+                "worker_pid": first.device.pid,
+                "worker_starts": sum(lane.device.starts for lane in self._lanes),
+                "models": first.device.cards,
+                "workers": [lane.status() for lane in self._lanes],
+                "batches": {**self._batches, "sizes": {str(size): self._sizes[size] for size in SIZES}},
+                "counts": dict(self._counts),
+                "points_per_s": round(self._cost_per_s() * self._ready_lanes()),
             }
 
+    def drain(self) -> None:
+        """Say "stopping" from now on; what comes is still run, for it is the rest of requests that were let in."""
+        with self._changed:
+            self._stopping = True
+
+    def idle(self) -> bool:
+        """Return whether no job waits or runs."""
+        with self._changed:
+            return not len(self._queue) and not any(lane.in_flight or lane.retries for lane in self._lanes)
+
     def close(self) -> None:
-        """Refuse what waits and end the worker."""
+        """Refuse what waits and end the workers."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._device.close()
-        self._thread.join(5)
-
-    def _run(self) -> None:
-        failures = 0
-        while not self._closed:
-            if not self._device.alive():
-                failures = 0 if self._start(failures) else min(failures + 1, len(RESTART_S) - 1)
-                continue
-            job = self._next(patience_s=0.5)
-            if job is not None:
-                self._do(job)
-        self._refuse_all(NotReady("the service is shutting down"))
-
-    def _start(self, failures: int) -> bool:
-        self._set_state("loading" if not failures else self._state, self._reason)
+            for lane in self._lanes:
+                lane.device.kill("ended with the service")
+        for thread in self._threads:
+            thread.join(5)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed, RESTART_S[failures])
+            self._refuse_all(NotReady("the service is shutting down"))
+
+    def _state(self) -> tuple[str, str]:
+        if self._stopping or self._closed:
+            return "stopping", "the service is shutting down"
+        states = [lane.state for lane in self._lanes]
+        for state in ("ready", "loading", "failed"):
+            if state in states:
+                return state, self._lanes[states.index(state)].reason
+        raise AssertionError(states)
+
+    def _refuse_unless_ready(self) -> None:
+        state, reason = self._state()
         if self._closed:
-            return False
+            raise NotReady("the service is shutting down")
+        if state == "failed" or not self._was_ready:
+            raise NotReady(reason, retry_after_s=5)
+
+    def _ready_lanes(self) -> int:
+        return max(1, sum(lane.state == "ready" for lane in self._lanes))
+
+    def _cost_per_s(self) -> float:
+        return sum(lane.rate.per_s() for lane in self._lanes) / len(self._lanes)
+
+    def _run(self, lane: Lane) -> None:
+        """Keep one device's worker running and hear what it says."""
+        failures = 0
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, RESTART_S[failures]):
+                    return
+            try:
+                ready = lane.device.start()
+            except ServiceError as error:
+                failures = min(failures + 1, len(RESTART_S) - 1)
+                self._fail(lane, error)
+                continue
+            failures = 0
+            with self._changed:
+                if self._closed:
+                    lane.device.close()
+                    return
+                lane.begin(ready)
+                self._was_ready = True
+                if self._siblings is not None:
+                    siblings, self._siblings = self._siblings, None
+                    for device in siblings(lane.device):
+                        self._add(device)
+                self._feed(lane)
+            try:
+                while True:
+                    self._hear(lane, *lane.device.receive())
+            except ChannelClosed:
+                self._lose(lane)
+
+    def _fail(self, lane: Lane, error: ServiceError) -> None:
+        if not self._closed:
+            log.error("models do not load", device=lane.device.name, reason=error.detail)
+        with self._changed:
+            lane.state, lane.reason = "failed", error.detail
+            fit = next((other for other in self._lanes if other.state != "failed"), None)
+            if fit is None:
+                self._refuse_all(NotReady(error.detail, retry_after_s=5))
+            else:
+                fit.retries.extend(lane.retries)
+                lane.retries.clear()
+                self._feed(fit)
+
+    def _feed(self, lane: Lane) -> None:
+        while lane.state == "ready" and not self._closed:
+            job = lane.next_retry() or (self._queue.pop() if lane.has_room() else None)
+            if job is None:
+                return
+            now = time.monotonic()
+            if now >= job.deadline:
+                self._counts["expired"] += 1
+                _fail(job, DeadlineExceeded("the deadline passed while the request waited for the device"))
+                continue
+            lane.take(job, now)
+            message = {**job.message, "op": "label", "id": job.number, "deadline": job.deadline}
+            if not self._tell(lane, message, job.descriptor):
+                lane.finish(job.number, now)
+                lane.retries.append(job)  # and no blame falls on it
+
+    @staticmethod
+    def _tell(lane: Lane, message: Message, *descriptors: int) -> bool:
         try:
-            self._device.start()
-        except ServiceError as error:
-            log.error("models do not load", reason=error.detail)
-            self._set_state("failed", error.detail)
-            self._refuse_all(NotReady(error.detail, retry_after_s=5))
+            lane.device.send(message, descriptors)
+        except ChannelClosed:
+            lane.state, lane.reason = "loading", LOST  # the lane's own thread will replace it
             return False
-        self._was_ready = True
-        self._set_state("ready", "")
         return True
 
-    def _set_state(self, state: str, reason: str) -> None:
+    def _hear(self, lane: Lane, message: Message, descriptors: list[int]) -> None:
+        """Take a worker's word: a job's answer, a report on a batch, or a plea for patience."""
+        now = time.monotonic()
         with self._changed:
-            self._state, self._reason = state, reason
-
-    def _next(self, patience_s: float) -> Job | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed, patience_s)
-            if not self._queue or self._closed:
-                return None
-            job = self._queue.popleft()
-            self._queued_points -= job.points
-            return job
-
-    def _do(self, job: Job) -> None:
-        if not job.start():
-            return
-        started = time.monotonic()
-        if started >= job.deadline:
-            job.fail(DeadlineExceeded("the deadline passed while the request waited for the device"))
-            return
-        job.attempts += 1
-        try:
-            outcome = self._device.run(job.message, job.descriptor, job.deadline + HANG_GRACE_S)
-        except WorkerLost as error:
-            self._set_state("loading", "the worker was lost and is being replaced")
-            if job.attempts < ATTEMPTS:
-                with self._changed:
-                    self._queue.appendleft(job)
-                    self._queued_points += job.points
+            if "patience_s" in message:
+                lane.wait(message["patience_s"], now)
+                return
+            if "report" in message:
+                lane.count(message["report"], now)
+                self._count_batch(message["report"])
+                return
+            job = lane.finish(message["id"], now)
+            if job is None or job.abandoned:
+                close_all(descriptors)
+            elif "error" not in message:
+                job.future.set_result((message, descriptors))
             else:
-                job.fail(WorkerLost(error.detail, retry_after_s=5))
-        except ServiceError as error:
-            job.fail(error)
-        else:
-            seconds = max(time.monotonic() - started, 1e-3)
-            self._points_per_s += 0.2 * (job.points / seconds - self._points_per_s)
-            job.succeed(outcome)
+                close_all(descriptors)
+                job.future.set_exception(from_message(message["error"]))
+            if job is not None:
+                if job.retried:
+                    self._deadly.forgive(job)
+                job.close()
+            self._feed(lane)
+
+    def _count_batch(self, report: Message) -> None:
+        self._batches["count"] += 1
+        for name in ("clouds", "points", "voxels", "seconds"):
+            self._batches[name] += report.get(name, 0)
+        self._sizes[next((size for size in SIZES if report.get("clouds", 1) <= size), SIZES[-1])] += 1
+
+    def _lose(self, lane: Lane) -> None:
+        """Take the jobs of a worker that ended back, to be run again one by one when there is a new one."""
+        ending = lane.device.close()
+        with self._changed:
+            lane.state, lane.reason = "loading", LOST
+            jobs = lane.empty()
+            if self._closed:
+                self._end(jobs, NotReady("the service is shutting down"))
+                return
+            self._counts["lost"] += 1
+        log.error("worker lost", device=lane.device.name, ending=ending, jobs=[_id(job) for job in jobs])
+        # Alone: who else should have ended it. The digest of a large cloud takes its time: no lock is held for it.
+        fatal = len(jobs) == 1 and self._deadly.add(jobs[0])
+        with self._changed:
+            for job in jobs:
+                if job.abandoned:
+                    job.close()
+                elif fatal:
+                    self._counts["fatal"] += 1
+                    _fail(job, FatalCloud(f"the worker ended twice while it held this cloud ({ending})"))
+                else:
+                    job.retried = True
+                    self._counts["retried"] += 1
+                    lane.retries.append(job)
+
+    def _watch(self) -> None:
+        """End workers that hang or take too much memory; their lanes then hear that they are gone."""
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, WATCH_S):
+                    return
+                now = time.monotonic()
+                for lane in self._lanes:
+                    if lane.state != "ready":
+                        continue
+                    if lane.hangs(now, self._silence_s):
+                        self._counts["hung"] += 1
+                        lane.device.kill(f"killed because it said nothing for {now - lane.heard:.0f} s")
+                    elif rss_bytes(lane.device.pid) > self._worker_memory_bytes:
+                        self._counts["out_of_memory"] += 1
+                        limit = self._worker_memory_bytes >> 20
+                        lane.device.kill(f"killed because it took more than {limit} MB of memory")
+                    else:
+                        continue
+                    lane.state, lane.reason = "loading", LOST
 
     def _refuse_all(self, error: ServiceError) -> None:
-        with self._changed:
-            jobs, self._queued_points = list(self._queue), 0
-            self._queue.clear()
+        jobs = [job for lane in self._lanes for job in (*lane.retries, *lane.empty())]
+        for lane in self._lanes:
+            lane.retries.clear()
+        while (job := self._queue.pop()) is not None:
+            jobs.append(job)
+        self._end(jobs, error)
+
+    @staticmethod
+    def _end(jobs: Iterable[Job], error: ServiceError) -> None:
         for job in jobs:
-            if job.start():
-                job.fail(error)
+            _fail(job, error)
+
+
+def _fail(job: Job, error: ServiceError) -> None:
+    job.close()
+    if not job.abandoned:
+        job.future.set_exception(error)
+
+
+def _id(job: Job) -> str:
+    return str(job.message.get("request_id", ""))

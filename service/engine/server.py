@@ -5,73 +5,106 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
-from service.engine.device import Device
+from service.engine.device import WORKER, Device
+from service.engine.memory import worker_limit
 from service.engine.readers import Readers
-from service.engine.scheduler import Job, Outcome, Scheduler
-from service.errors import DeadlineExceeded, InternalError, NotReady, ServiceError, UnknownModel, to_message
+from service.engine.scheduler import Scheduler
+from service.engine.waiting import Job, Outcome
+from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, ServiceError, UnknownModel, to_message
 from service.logs import configure
 from service.settings import Settings, settings
 
 log = structlog.get_logger()
 
 
+PEEK_S = 0.25
+"""How often a request that waits looks whether its client is still there."""
+PASSES = {"full": 100}
+"""How often the network sees the points of a cloud, by the kind of test-time augmentation; 1 without any."""
+
+
 class Engine:
-    """The readers, the queue and the device behind one socket.
+    """The readers, the queue and the devices behind one socket.
 
     Args:
-        chosen: limits, models, device.
+        chosen: limits, models, devices.
+        worker: the module that each device's process runs.
     """
 
-    def __init__(self, chosen: Settings) -> None:
+    def __init__(self, chosen: Settings, worker: str = WORKER) -> None:
         self._settings = chosen
         self._readers = Readers(chosen)
-        self._scheduler = Scheduler(Device(chosen), chosen.max_queued_points)
-        self._operations: dict[str, Callable[[Message, list[int]], Outcome]] = {
+        self._scheduler = Scheduler(
+            [Device(one, worker) for one in for_each_device(chosen)],
+            chosen.max_queued_points,
+            chosen.max_queued_requests,
+            silence_s=chosen.worker_silence_s,
+            worker_memory_bytes=worker_limit(chosen.worker_memory_bytes),
+            siblings=lambda first: [Device(one, worker) for one in for_other_gpus(chosen, first.about)],
+        )
+        self._running = 0
+        self._lock = threading.Lock()
+        self._operations: dict[str, Callable[[Message, list[int], Channel], Outcome]] = {
             "read": self.read,
             "segment": self.segment,
-            "write": self.read,  # a reader's job too: it needs the user's file again
+            "write": self.write,
             "status": self.status,
         }
 
-    def read(self, message: Message, descriptors: list[int]) -> Outcome:
-        """Have a reader decode or write a file; see service/engine/reader.py for the message."""
-        reply, answers = self._readers.run(message, tuple(descriptors), message["deadline"])
-        return reply, answers
+    def read(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
+        """Have a reader decode a file; see service/engine/reader.py for the message."""
+        self._scheduler.check()  # before a file is decoded in vain
+        return self._readers.run(message, tuple(descriptors), message["deadline"])
 
-    def segment(self, message: Message, descriptors: list[int]) -> Outcome:
-        """Have the worker label a cloud; `points` and `deadline` in the message rule its way through the queue."""
+    def write(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
+        """Have a reader write a file, for which it needs the user's own again."""
+        return self._readers.run(message, tuple(descriptors), message["deadline"])
+
+    def segment(self, message: Message, descriptors: list[int], channel: Channel) -> Outcome:
+        """Have a worker label a cloud; `points` and `deadline` in the message rule its way through the queue."""
         self._know(message["model"])
-        job = Job(message, os.dup(descriptors[0]), message["points"], message["deadline"])
+        passes = PASSES.get(message.get("tta", "none"), 1)
+        job = Job(message, os.dup(descriptors[0]), message["points"], message["deadline"], passes)
         started = time.monotonic()
         try:
-            future = self._scheduler.submit(job)
+            self._scheduler.submit(job)
         except BaseException:
-            os.close(job.descriptor)
+            job.close()
             raise
-        try:
-            reply, answers = future.result(max(0.0, job.deadline - started))
-        except (FutureTimeout, CancelledError):
-            if not future.cancel():
-                future.add_done_callback(_discard)
-            raise DeadlineExceeded("the request's deadline passed before the cloud was labelled") from None
+        reply, answers = self._await(job, channel)
         timing = reply["segmentation"]["timing_ms"]
         timing["queue"] = round((time.monotonic() - started) * 1e3 - sum(timing.values()), 3)
         return reply, answers
 
-    def status(self, _message: Message, _descriptors: list[int]) -> Outcome:
-        """Return the state of the queue, the device and the readers."""
+    def _await(self, job: Job, channel: Channel) -> Outcome:
+        while True:
+            left = job.deadline - time.monotonic()
+            try:
+                return job.future.result(max(0.0, min(left, PEEK_S)))
+            except FutureTimeout:
+                if channel.is_closed():
+                    self._scheduler.abandon(job, "cancelled")
+                    raise Cancelled("the client hung up before its cloud was labelled") from None
+                if left <= PEEK_S:
+                    self._scheduler.abandon(job, "expired")
+                    raise DeadlineExceeded("the request's deadline passed before the cloud was labelled") from None
+
+    def status(self, _message: Message, _descriptors: list[int], _channel: Channel) -> Outcome:
+        """Return the state of the queue, the devices and the readers."""
         readers = {"pids": self._readers.pids(), "replaced": self._readers.replaced}
-        return {**self._scheduler.status(), "readers": readers, "engine_pid": os.getpid()}, []
+        found = {**self._scheduler.status(), "readers": readers, "engine_pid": os.getpid(), "running": self._running}
+        return found, []
 
     def _know(self, model: str) -> None:
         status = self._scheduler.status()
@@ -87,7 +120,7 @@ class Engine:
             while True:
                 message, descriptors = channel.receive()
                 try:
-                    reply, answers = self._answer(message, descriptors)
+                    reply, answers = self._answer(message, descriptors, channel)
                 finally:
                     close_all(descriptors)
                 try:
@@ -99,24 +132,50 @@ class Engine:
         finally:
             channel.close()
 
-    def _answer(self, message: Message, descriptors: list[int]) -> Outcome:
+    def _answer(self, message: Message, descriptors: list[int], channel: Channel) -> Outcome:
+        counts = message.get("op") != "status"
+        self._count(counts)
         try:
-            return self._operations[message["op"]](message, descriptors)
+            return self._operations[message["op"]](message, descriptors, channel)
         except ServiceError as error:
             return {"error": to_message(error)}, []
         except Exception:
             log.exception("engine failed", op=message.get("op"), request_id=message.get("request_id"))
             return {"error": to_message(InternalError("the engine failed on this request"))}, []
+        finally:
+            self._count(-counts)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._running += more
+
+    def drain(self) -> None:
+        """Say "stopping" from now on, so that the web lets no new request in."""
+        self._scheduler.drain()
 
     def close(self) -> None:
-        """End the readers and the worker."""
+        """End the readers and the workers."""
         self._readers.close()
         self._scheduler.close()
 
 
-def _discard(future: Future[Outcome]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        close_all(future.result()[1])
+def for_each_device(chosen: Settings) -> list[Settings]:
+    """Return settings for each worker that the setting `device` names; those on the CPU share its cores."""
+    names = [name.strip() for name in chosen.device.split(",") if name.strip()] or ["auto"]
+    on_cpu = names.count("cpu")
+    threads = chosen.threads or (max(1, (os.cpu_count() or 1) // on_cpu) if on_cpu > 1 else 0)
+    return [chosen.model_copy(update={"device": name, "threads": threads}) for name in names]
+
+
+def for_other_gpus(chosen: Settings, first: Mapping[str, Any]) -> list[Settings]:
+    """Return settings for the workers of all GPUs beside the first, which `auto` takes.
+
+    Args:
+        chosen: the settings.
+        first: what the first worker says of its device; this process does not touch CUDA.
+    """
+    count = first.get("gpus", 0) if chosen.device == "auto" else 0
+    return [chosen.model_copy(update={"device": f"cuda:{index}"}) for index in range(1, count)]
 
 
 def listen(path: Path) -> socket.socket:
@@ -142,8 +201,11 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def serve(chosen: Settings) -> int:
-    """Run the engine until a signal ends it, or its parent is gone; return the exit status."""
+def serve(chosen: Settings, worker: str = WORKER) -> int:
+    """Run the engine until a signal ends it, or its parent is gone; return the exit status.
+
+    SIGUSR1 announces the end: from then on the engine's state is "stopping", and what was let in is finished.
+    """
     configure("engine", chosen.log_level)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -153,7 +215,8 @@ def serve(chosen: Settings) -> int:
     except NotReady as error:
         log.error("engine cannot start", reason=error.detail)
         return 1
-    engine = Engine(chosen)
+    engine = Engine(chosen, worker)
+    signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.drain).start())  # a lock may be held here
     threading.Thread(target=_accept, args=(listener, engine), daemon=True).start()
     parent = os.getppid()
     while not ended.wait(0.5) and os.getppid() == parent:
@@ -174,8 +237,8 @@ def _accept(listener: socket.socket, engine: Engine) -> None:
 
 
 def main() -> None:
-    """Entry of `python -m service.engine.server`."""
-    raise SystemExit(serve(settings()))
+    """Entry of `python -m service.engine.server [MODULE]`; the module, if any, is what the workers run."""
+    raise SystemExit(serve(settings(), *sys.argv[1:2]))
 
 
 if __name__ == "__main__":

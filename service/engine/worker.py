@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import structlog
 import torch
 
 from service import environment
-from service.engine import shared
-from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.engine import labelling
+from service.engine.channel import Channel, ChannelClosed, Message
 from service.engine.child import inherited_channel
-from service.engine.labelling import DeviceLost, Wishes, label
-from service.errors import InternalError, ServiceError, UnknownModel, to_message
+from service.engine.labelling import Ready, Wishes
+from service.engine.pipeline import Pipeline
+from service.engine.testtime import Tick
+from service.errors import InternalError, OutOfMemory, ServiceError, UnknownModel, to_message
 from service.logs import configure
 from service.models import catalogue
 from service.models.cards import card_message
 from service.models.model import Model
 from service.settings import Settings, settings
-from service.values import PointCloud, Segmentation, segmentation_message
+from service.values import PointCloud, Segmentation
 
+INTAKES = {"cuda": 2, "cpu": 1}
+"""Threads that prepare clouds. On a GPU a preparation is many short kernels, so that two of them go side by side."""
+BATCH_BYTES_CPU = 128 << 20
+VOXEL_BYTES = 4096.0
+"""Memory of a forward for one voxel, until one was measured; on a CPU it is not, and this is what parcels takes."""
+MEASURED_VOXELS = 1000
+OOM_SCORE = "500"
 log = structlog.get_logger()
 
 
@@ -34,7 +46,7 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def describe(device: torch.device, models: dict[str, Model]) -> dict[str, Any]:
+def describe(device: torch.device, models: Mapping[str, Model]) -> dict[str, Any]:
     """Return what `/health` says of the device."""
     on_gpu = device.type == "cuda"
     return {
@@ -43,24 +55,40 @@ def describe(device: torch.device, models: dict[str, Model]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_gpu else None,
+        "gpus": torch.cuda.device_count() if on_gpu else 0,
         "engines": {name: model.engine for name, model in models.items()},
     }
 
 
 class Worker:
-    """The models on their device.
+    """The models on their device, as a `pipeline.Labeller`.
 
     Args:
         chosen: which models, on which device, with which engine.
     """
 
     def __init__(self, chosen: Settings) -> None:
-        torch.set_num_threads(chosen.threads or os.cpu_count() or 1)
+        self._threads = chosen.threads or os.cpu_count() or 1
+        torch.set_num_threads(self._threads)
         self.device = choose_device(chosen.device)
-        sources = catalogue.sources(chosen)
-        self.models = {name: source.load(self.device, chosen.engine) for name, source in sources.items()}
+        self.intakes = INTAKES[self.device.type]
+        self.window_s = chosen.batch_window_ms / 1e3
+        self._local = threading.local()
+        self.enter("main")
+        self._sources = catalogue.sources(chosen)
+        self._spares: dict[str, Model] = {}
+        self.models = {name: source.load(self.device, chosen.engine) for name, source in self._sources.items()}
+        self._voxel_bytes: dict[str, float] = {}
         for name in self.models:
             self._warm_up(name)
+        self._batch_bytes = chosen.batch_memory_bytes or self._spare_bytes()
+
+    def _spare_bytes(self) -> int:
+        """Return how much memory a batch may take: on a GPU half of what the models leave, on a CPU a fixed amount."""
+        if self.device.type != "cuda":
+            return BATCH_BYTES_CPU
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self.device)[0] // 2
 
     def _warm_up(self, name: str) -> None:
         """Label a made-up cloud, so that no request pays for libraries that set themselves up on their first call."""
@@ -68,39 +96,96 @@ class Worker:
         points[:4000, 2] = 0
         color, intensity = np.zeros(points.shape, np.uint8), np.zeros(len(points), np.float32)
         cloud = PointCloud(points, color, np.ones(points.shape, np.float32), intensity)
-        (answer,) = self.label(name, [cloud], [Wishes()])
+        made = self.prepare(name, cloud, Wishes())
+        if isinstance(made, ServiceError):
+            raise made
+        (answer,) = self.label(name, [cloud], [Wishes()], [made[0]])
         if isinstance(answer, ServiceError):
             raise answer
 
+    def ready(self) -> Message:
+        """Return what the engine is told at the start."""
+        return {
+            "ready": True,
+            "cards": [card_message(model.card) for model in self.models.values()],
+            "device": describe(self.device, self.models),
+            "environment": environment.report(),
+            "batch_voxels": max(self.max_voxels(name) for name in self.models),
+        }
+
+    def enter(self, role: Literal["intake", "main"]) -> None:
+        """Set up the calling thread: its GPU, its stream, and how many threads torch takes there."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            self._local.stream = torch.cuda.Stream(self.device) if role == "intake" else None
+        torch.set_num_threads(1 if role == "intake" else self._threads)
+
+    def wishes(self, message: Message) -> Wishes:
+        """Return what a request wants."""
+        return Wishes(bool(message["scores"]), bool(message.get("confidence")), message.get("tta", "none"))
+
+    @torch.inference_mode()
+    def prepare(self, model: str, cloud: PointCloud, wishes: Wishes) -> tuple[Ready | OutOfMemory, int] | ServiceError:
+        """Return a cloud as `label` takes it, with its voxels; see `labelling.prepare`."""
+        chosen = self.models.get(model)
+        if chosen is None:
+            return UnknownModel(f"no model {model!r} is loaded; there are: {', '.join(self.models)}")
+        stream: torch.cuda.Stream | None = getattr(self._local, "stream", None)
+        with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
+            ready = labelling.prepare(chosen, cloud, wishes)
+            if stream is not None:
+                stream.synchronize()  # the network runs on another stream
+        if isinstance(ready, ServiceError) and not isinstance(ready, OutOfMemory):
+            return ready
+        # The test-time procedure is many passes, and so is the rescue of a cloud that found too little memory: nobody
+        # else shall wait for them in one batch.
+        alone = isinstance(ready, OutOfMemory) or wishes.tta != "none"
+        return ready, self.max_voxels(model) if alone else ready.voxels
+
+    def max_voxels(self, model: str) -> int:
+        """Return how many voxels a batch may have: what its memory allows, and one tile of the recipe at most."""
+        chosen = self.models.get(model)
+        if chosen is None:
+            return 1
+        return max(1, min(chosen.recipe.max_voxels, int(self._batch_bytes / self._voxel_bytes.get(model, VOXEL_BYTES))))
+
     def label(
-        self, name: str, clouds: Sequence[PointCloud], wishes: Sequence[Wishes]
+        self,
+        model: str,
+        clouds: Sequence[PointCloud],
+        wishes: Sequence[Wishes],
+        ready: Sequence[Ready | ServiceError],
+        tick: Tick = lambda done: None,
     ) -> list[Segmentation | ServiceError]:
         """Label clouds with one model; see `labelling.label`."""
-        model = self.models.get(name)
-        if model is None:
-            known = ", ".join(self.models)
-            return [UnknownModel(f"no model {name!r} is loaded; there are: {known}") for _ in clouds]
-        return label(model, clouds, wishes)
+        chosen = self.models.get(model)
+        if chosen is None:  # dropped since the clouds were prepared
+            return [UnknownModel(f"no model {model!r} is loaded") for _ in clouds]
+        if self.device.type != "cuda":
+            return labelling.label(chosen, clouds, wishes, ready=ready, tick=tick)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        answers = labelling.label(chosen, clouds, wishes, ready=ready, tick=tick, spare=lambda: self._on_cpu(model))
+        voxels = sum(one.voxels for one in ready if isinstance(one, Ready) and one.scene is None)
+        if MEASURED_VOXELS <= voxels <= chosen.recipe.max_voxels:
+            taken = (torch.cuda.max_memory_allocated(self.device) - before) / voxels
+            # The memory of one voxel falls with their number; the last word is the best guess for the next batch.
+            self._voxel_bytes[model] = max(1.0, taken)
+        return answers
 
+    def _on_cpu(self, name: str) -> Model:
+        """Return a model on the CPU, for clouds that the GPU has too little memory for; it stays loaded."""
+        if name not in self._spares:
+            self._spares[name] = self._sources[name].load(torch.device("cpu"), "native")
+        return self._spares[name]
 
-def _answer(worker: Worker, message: Message, descriptors: list[int]) -> tuple[Message, tuple[int, ...]]:
-    try:
-        stored: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
-        cloud = PointCloud(**stored)
-        wishes = Wishes(bool(message["scores"]), bool(message.get("confidence")), message.get("tta", "none"))
-        (answer,) = worker.label(message["model"], [cloud], [wishes])
-        if isinstance(answer, ServiceError):
-            return {"error": to_message(answer)}, ()
-        arrays = {"label": answer.label, "confidence": answer.confidence, "scores": answer.scores}
-        descriptor, layout = shared.pack(arrays)
-        return {"segmentation": segmentation_message(answer), "layout": layout}, (descriptor,)
-    except ServiceError as error:
-        return {"error": to_message(error)}, ()
-    except DeviceLost:
-        sys.exit(1)  # and be replaced
-    except Exception as error:
-        log.exception("request failed", model=message.get("model"), request_id=message.get("request_id"))
-        return {"error": to_message(InternalError(f"the worker failed on this cloud: {type(error).__name__}"))}, ()
+    def memory(self) -> dict[str, Any]:
+        """Return the GPU memory that torch holds here, and what is free on the device, in bytes; {} on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        allocated, reserved = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
+        return {"allocated_bytes": allocated, "reserved_bytes": reserved, "free_bytes": free, "total_bytes": total}
 
 
 def _serve(channel: Channel, chosen: Settings) -> None:
@@ -113,29 +198,20 @@ def _serve(channel: Channel, chosen: Settings) -> None:
         log.exception("models do not load")
         channel.send({"error": to_message(InternalError(f"the models do not load: {error}"))})
         return
-    cards = [card_message(model.card) for model in worker.models.values()]
-    about = {"device": describe(worker.device, worker.models), "environment": environment.report()}
-    channel.send({"ready": True, "cards": cards, **about})
-    while True:
-        message, descriptors = channel.receive()
-        try:
-            reply, answers = _answer(worker, message, descriptors)
-        finally:
-            close_all(descriptors)
-        try:
-            channel.send(reply, answers)
-        finally:
-            close_all(answers)
+    channel.send(worker.ready())
+    Pipeline(channel, worker).run()
 
 
 def main() -> None:
     """Answer the engine's requests until it goes away."""
     chosen = settings()
     configure("worker", chosen.log_level)
-    try:
+    with contextlib.suppress(OSError):
+        # Where the whole machine runs out of memory, the kernel ends this process, which is replaced, not the engine.
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    sys.setswitchinterval(0.001)
+    with contextlib.suppress(ChannelClosed):
         _serve(inherited_channel(), chosen)
-    except ChannelClosed:
-        return
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.Cancelled: 499,
     errors.RateLimited: 429,
     errors.InternalError: 500,
+    errors.FatalCloud: 500,
     errors.UnusableModel: 503,
     errors.NotReady: 503,
     errors.Overloaded: 503,
-    errors.WorkerLost: 503,
     errors.OutOfMemory: 503,
     errors.DeadlineExceeded: 504,
 }

@@ -1,0 +1,269 @@
+"""A worker's threads: clouds are prepared while the network runs on others, and answers are sent meanwhile.
+
+    receiver -> intake: prepare -> main: choose a batch, forward, restore -> outlet: pack, send
+
+Nothing here knows what labelling is; a `Labeller` does. Tests and benchmarks run it with one of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import structlog
+
+from service.engine import shared
+from service.engine.batches import Batches, Item
+from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, to_message
+from service.values import PointCloud, Segmentation, segmentation_message
+
+SIGN_S = 1.0
+log = structlog.get_logger()
+
+
+class Labeller(Protocol):
+    """What a pipeline drives. `enter` is called once in each of its threads, `prepare` in several, `label` in one."""
+
+    intakes: int
+    """How many threads prepare clouds."""
+    window_s: float
+    """How long a free device waits for clouds that are being prepared at this moment, to run them together."""
+
+    def ready(self) -> Message:
+        """Return what the engine is told at the start: `cards`, `device`, `environment`, `batch_voxels`."""
+
+    def enter(self, role: Literal["intake", "main"]) -> None:
+        """Set up the calling thread."""
+
+    def wishes(self, message: Message) -> Any:
+        """Return what a request wants, in the terms of `prepare` and `label`."""
+
+    def prepare(self, model: str, cloud: PointCloud, wishes: Any) -> tuple[Any, int] | ServiceError:
+        """Return what `label` takes as `ready` with the number of its voxels, or what is wrong with the cloud."""
+
+    def max_voxels(self, model: str) -> int:
+        """Return how many voxels a batch may have now."""
+
+    def label(
+        self,
+        model: str,
+        clouds: Sequence[PointCloud],
+        wishes: Sequence[Any],
+        ready: Sequence[Any],
+        tick: Callable[[float], None],
+    ) -> list[Segmentation | ServiceError]:
+        """Return the answer to each cloud of a batch; call `tick` now and then in long work and pass on its errors."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the device says of its memory."""
+
+
+class Pipeline:
+    """Takes jobs from the engine and answers them, until the engine goes away.
+
+    A job is a message `{"op": "label", "id", "model", "layout", "deadline", ...}` with the cloud's descriptor; its
+    answer has the same `id`, and the labels' descriptor or an `error`. `{"op": "cancel", "id"}` drops a job that does
+    not run yet. After a batch's answers comes a `report` of it.
+
+    Args:
+        channel: to the engine.
+        labeller: what prepares and labels.
+    """
+
+    def __init__(self, channel: Channel, labeller: Labeller) -> None:
+        self._channel, self._labeller = channel, labeller
+        self._batches = Batches()
+        self._changed = threading.Condition()
+        self._incoming: deque[Item] = deque()
+        self._waiting: list[Item] = []  # prepared, in the order of arrival
+        self._preparing: list[Item] = []
+        self._running: list[Item] = []
+        self._ended = False
+        self._out: queue.SimpleQueue[tuple[Message, Segmentation | None] | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Work until the engine goes away."""
+        roles = [self._receive, self._send, *[self._prepare] * self._labeller.intakes]
+        for role in roles:
+            threading.Thread(target=self._or_leave, args=(role,), daemon=True).start()
+        self._labeller.enter("main")
+        self._or_leave(self._label)
+
+    @staticmethod
+    def _or_leave(role: Any) -> None:
+        """End the process where one of its threads fails: the engine replaces it and runs its jobs again."""
+        try:
+            role()
+        except BaseException:
+            log.exception("worker fails")
+            os._exit(1)
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                message, descriptors = self._channel.receive()
+                with self._changed:
+                    if message["op"] == "cancel":
+                        for item in (*self._incoming, *self._preparing, *self._waiting, *self._running):
+                            item.cancelled = item.cancelled or item.number == message["id"]
+                        continue
+                try:
+                    self._admit(message, descriptors)
+                finally:
+                    close_all(descriptors)
+        except ChannelClosed:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _admit(self, message: Message, descriptors: list[int]) -> None:
+        try:
+            stored: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
+            # The Open Inference Protocol's clouds are the client's own tensors, perhaps of single precision.
+            stored["coord"] = np.asarray(stored["coord"], np.float64)
+            cloud, wishes = PointCloud(**stored), self._labeller.wishes(message)
+        except Exception as error:
+            log.exception("request failed", request_id=message.get("request_id"))
+            self._answer(message["id"], InternalError(f"the worker failed on this request: {type(error).__name__}"))
+            return
+        item = Item(message["id"], message, message["model"], cloud, wishes, len(cloud), message["deadline"])
+        with self._changed:
+            self._incoming.append(item)
+            self._changed.notify_all()
+
+    def _prepare(self) -> None:
+        self._labeller.enter("intake")
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._incoming or self._ended)
+                if self._ended:
+                    return
+                item = self._incoming.popleft()
+                self._preparing.append(item)
+            made: tuple[Any, int] | ServiceError | None = None
+            structlog.contextvars.bind_contextvars(request_id=item.message.get("request_id", ""))
+            if not self._is_late(item):
+                made = self._labeller.prepare(item.model, item.cloud, item.wishes)
+            if isinstance(made, ServiceError):
+                self._answer(item.number, made)
+            with self._changed:
+                self._preparing.remove(item)
+                if isinstance(made, tuple):
+                    item.ready, item.voxels = made
+                    self._waiting.append(item)
+                self._changed.notify_all()
+
+    def _is_late(self, item: Item) -> bool:
+        """Return whether nobody waits for the answer, and say so to the engine."""
+        if item.cancelled:
+            self._out.put(({"id": item.number, "cancelled": True, "error": {}}, None))
+        elif time.monotonic() >= item.deadline:
+            self._answer(item.number, DeadlineExceeded("the deadline passed before the cloud was labelled"))
+        else:
+            return False
+        return True
+
+    def _label(self) -> None:
+        while (batch := self._next()) is not None:
+            started = time.monotonic()
+            first = batch[0]
+            structlog.contextvars.bind_contextvars(request_id=",".join(i.message.get("request_id", "") for i in batch))
+            answers = self._labeller.label(
+                first.model,
+                [item.cloud for item in batch],
+                [item.wishes for item in batch],
+                [item.ready for item in batch],
+                self._tick(batch),
+            )
+            seconds = time.monotonic() - started
+            for item, answer in zip(batch, answers, strict=True):
+                self._answer(item.number, answer)
+            voxels = sum(item.voxels for item in batch)
+            self._batches.voxels_per_s.add(voxels, seconds)
+            report = {
+                "model": first.model,
+                "clouds": len(batch),
+                "points": sum(item.points for item in batch),
+                "voxels": voxels,
+                "seconds": round(seconds, 6),
+                "batch_voxels": self._labeller.max_voxels(first.model),
+                "memory": self._labeller.memory(),
+            }
+            self._out.put(({"report": report}, None))
+
+    def _tick(self, batch: Sequence[Item]) -> Callable[[float], None]:
+        """Return what long work calls: it tells the engine that the worker lives, and stops work nobody waits for."""
+        said = time.monotonic()
+
+        def tick(_done: float) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if now - said > SIGN_S:
+                said = now
+                self._out.put(({"patience_s": 0.0}, None))
+            if all(item.cancelled for item in batch):
+                raise Cancelled("nobody waits for the answer any more")
+            if all(now >= item.deadline for item in batch):
+                raise DeadlineExceeded("the deadline passed while the cloud was labelled")
+
+        return tick
+
+    def _next(self) -> list[Item] | None:
+        """Wait for clouds that stand ready and return the next batch; None when the engine is gone."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if self._ended:
+                    return None
+                self._waiting = [item for item in self._waiting if not self._is_late(item)]
+                if self._waiting:
+                    break
+            if self._labeller.window_s > 0:
+                self._changed.wait_for(lambda: self._is_full() or not self._others_come(), self._labeller.window_s)
+            limit = self._labeller.max_voxels(self._waiting[0].model)
+            self._running = self._batches.choose(self._waiting, limit, time.monotonic())
+            self._waiting = [item for item in self._waiting if item not in self._running]
+            return self._running
+
+    def _is_full(self) -> bool:
+        return sum(item.voxels for item in self._waiting) >= self._labeller.max_voxels(self._waiting[0].model)
+
+    def _others_come(self) -> bool:
+        return bool(self._incoming or self._preparing) and not self._ended
+
+    def _answer(self, number: int, answer: Segmentation | ServiceError) -> None:
+        if isinstance(answer, ServiceError):
+            self._out.put(({"id": number, "error": to_message(answer)}, None))
+        else:
+            self._out.put(({"id": number}, answer))
+
+    def _send(self) -> None:
+        self._labeller.enter("intake")
+        while True:
+            entry = self._out.get()
+            if entry is None:
+                return
+            message, answer = entry
+            descriptors: tuple[int, ...] = ()
+            if answer is not None:
+                arrays = {"label": answer.label, "confidence": answer.confidence, "scores": answer.scores}
+                try:
+                    descriptor, layout = shared.pack(arrays)
+                    descriptors = (descriptor,)
+                    message = {**message, "segmentation": segmentation_message(answer), "layout": layout}
+                except (OSError, MemoryError) as error:
+                    failure = InternalError(f"the labels found no memory on their way back: {error}")
+                    message = {**message, "error": to_message(failure)}
+            try:
+                self._channel.send(message, descriptors)
+            except ChannelClosed:
+                return
+            finally:
+                close_all(descriptors)

@@ -1,0 +1,194 @@
+"""Clouds that wait for a device, and the order in which they get one."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from bisect import insort
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from service.engine import shared
+from service.engine.channel import Message
+from service.errors import Overloaded
+
+Outcome = tuple[Message, list[int]]
+BASE_COST = 5_000
+"""What a request costs beside its points, in points: a cloud of three points takes longer than a thousandth of one of
+three thousand."""
+_numbers = itertools.count()
+
+
+@dataclass(eq=False)
+class Job:
+    """One cloud to label.
+
+    Attributes:
+        message: what the worker gets; `model` is in it.
+        descriptor: the cloud's shared memory. It is the job's own: the submitter may stop waiting, and close its
+            descriptor, while the job is still to be run.
+        points: size of the cloud.
+        deadline: `time.monotonic()` after which nobody waits for the answer.
+        passes: how often the network sees the cloud; more than 1 with test-time augmentation.
+        future: the answer: the reply and its descriptors, or a ServiceError.
+        number: tells it from all others of this process.
+        place: where it stands in the queue; see `Queue`.
+        retried: whether it was in a worker's hands when that was lost.
+        abandoned: whether nobody waits for the answer any more.
+    """
+
+    message: Message
+    descriptor: int
+    points: int
+    deadline: float
+    passes: int = 1
+    future: Future[Outcome] = field(default_factory=Future)
+    number: int = field(default_factory=lambda: next(_numbers))
+    place: float = 0.0
+    retried: bool = False
+    abandoned: bool = False
+
+    @property
+    def cost(self) -> int:
+        """What running it takes, in points."""
+        return (self.points + BASE_COST) * self.passes
+
+    def close(self) -> None:
+        """Give the cloud's memory back."""
+        os.close(self.descriptor)
+
+
+class Queue:
+    """The jobs that no device has yet, in the order in which they will get one. Not safe to use from many threads.
+
+    The rule: a job's place is its arrival plus the time that running it is expected to take, and the first place is
+    served first. So a small cloud that comes soon after a large one goes before it, and does not wait for it; and a
+    large cloud is overtaken only by what arrives within its own running time after it, however many small ones keep
+    coming.
+
+    Args:
+        max_points: more points than this never wait at the same time, but for a single cloud that has more.
+        max_requests: more clouds than this never wait.
+    """
+
+    def __init__(self, max_points: int, max_requests: int) -> None:
+        self._max_points, self._max_requests = max_points, max_requests
+        self._jobs: list[tuple[float, int, Job]] = []
+        self.points = 0
+        self.cost = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job, now: float, cost_per_s: float, devices: int = 1) -> None:
+        """Take a job in.
+
+        Args:
+            job: what to run.
+            now: `time.monotonic()`.
+            cost_per_s: what one device gets done, in points a second; it tells how long the job will take.
+            devices: how many there are.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        self.check(job.points, cost_per_s * devices)
+        job.place = now + job.cost / cost_per_s
+        insort(self._jobs, (job.place, job.number, job))
+        self.points += job.points
+        self.cost += job.cost
+
+    def check(self, points: int, cost_per_s: float) -> None:
+        """Refuse points for which there is no room.
+
+        Raises:
+            Overloaded: with the time that all devices together need for what waits.
+        """
+        if len(self._jobs) >= self._max_requests:
+            full = f"{len(self._jobs)} requests are waiting, which is the limit"
+        elif self._jobs and self.points + points > self._max_points:
+            full = f"{self.points} points are waiting and {points} more are over the limit of {self._max_points}"
+        else:
+            return
+        raise Overloaded(full, retry_after_s=max(1.0, round(self.cost / cost_per_s)))
+
+    def pop(self) -> Job | None:
+        """Return the job whose turn it is, or None when none waits."""
+        return self._forget(0) if self._jobs else None
+
+    def remove(self, job: Job) -> bool:
+        """Take a job out; return whether it was there."""
+        for index, (_place, _number, waiting) in enumerate(self._jobs):
+            if waiting is job:
+                self._forget(index)
+                return True
+        return False
+
+    def _forget(self, index: int) -> Job:
+        _place, _number, job = self._jobs.pop(index)
+        self.points -= job.points
+        self.cost -= job.cost
+        return job
+
+
+class Rate:
+    """How much gets done in a second: the ratio of what was done lately to the time it took.
+
+    Args:
+        amount: the first guess, as if it had been done in one second.
+    """
+
+    MEMORY = 0.9
+
+    def __init__(self, amount: float) -> None:
+        self._amount, self._seconds = amount, 1.0
+
+    def add(self, amount: float, seconds: float) -> None:
+        """Count what was done in so much time."""
+        self._amount = self.MEMORY * self._amount + amount
+        self._seconds = self.MEMORY * self._seconds + max(seconds, 1e-6)
+
+    def per_s(self) -> float:
+        """Return the rate."""
+        return self._amount / self._seconds
+
+
+class Deadly:
+    """Clouds in whose hands a worker ended, by the digest of their bytes; two such ends and a cloud is refused.
+
+    Args:
+        remembered: how many are kept; the oldest is forgotten.
+    """
+
+    LIMIT = 2
+
+    def __init__(self, remembered: int = 256) -> None:
+        self._remembered = remembered
+        self._ends: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+
+    def add(self, job: Job) -> bool:
+        """Count a worker that ended while it held this job alone; return whether the job is to be given up."""
+        key = self._key(job)
+        self._ends[key] = self._ends.pop(key, 0) + 1
+        if len(self._ends) > self._remembered:
+            self._ends.popitem(last=False)
+        return self._ends[key] >= self.LIMIT
+
+    def forgive(self, job: Job) -> None:
+        """Forget a job that went well after all: its worker was ended by something else."""
+        self._ends.pop(self._key(job), None)
+
+    def __contains__(self, job: Job) -> bool:
+        """Tell whether the job is known to end workers; its bytes are looked at only where another had as many."""
+        if not any(size == job.points for size, _digest in self._ends):
+            return False
+        return self._ends.get(self._key(job), 0) >= self.LIMIT
+
+    @staticmethod
+    def _key(job: Job) -> tuple[int, bytes]:
+        digest = hashlib.blake2b(repr((job.message.get("model"), job.message.get("tta"))).encode(), digest_size=16)
+        with shared.view(job.descriptor) as content:
+            digest.update(content)
+        return job.points, digest.digest()
