@@ -7,9 +7,9 @@ import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MB = 1 << 20
@@ -50,7 +50,13 @@ class Settings(BaseSettings):
     api_key: str = Field("", repr=False, description="Key that the commands send to a running service.")
 
     models: str = Field(
-        "parcels", description="Names of the models to serve, separated by commas; the first is the default."
+        "parcels",
+        description="Models to serve, separated by commas: names, experiment folders, checkpoints; the first is the "
+        "default. Empty where MODELS_DIR is given.",
+    )
+    models_dir: str = Field("", description="Folder whose experiments are served too, each under its folder's name.")
+    generation: Literal["auto", "v1.5.1", "v1.5.2", "v1.6"] = Field(
+        "auto", description="Which Pointcept trained the experiments' weights; auto: what their configurations tell."
     )
     device: str = Field(
         "auto", description="auto, cpu, cuda, cuda:N, or several of them separated by commas; auto takes every GPU."
@@ -87,6 +93,12 @@ class Settings(BaseSettings):
     state_dir: Path = Field(
         default_factory=_state_dir, description="Folder for the engine's socket, the key made at a start, the metrics."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _serve_the_folder_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Who gives a folder of models and names none does not ask for the bundled one."""
+        return {"models": "", **values} if values.get("models_dir") else values
 
     @property
     def socket_path(self) -> Path:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from service.errors import InternalError, ServiceError
-from service.models import point_transformer_v3, prompt_training, segmentor, spunet, spunet_v1m2
+from service.models import entries, point_transformer_v3, prompt_training, segmentor, spunet, spunet_v1m2
 from service.models.cards import WEIGHTS, card, cards, description
+from service.models.experiment import Experiment
 from service.models.layers.engine import EngineName
 from service.models.layers.engine import engine as choose_engine
 from service.models.model import Model
@@ -34,12 +35,12 @@ FAMILIES: Mapping[str, Builder] = {
 """Each family's network from its configuration and a site; `type` in the configuration is the key."""
 
 
-class Choice(Protocol):
+class Choice(entries.Choice, Protocol):
     """The settings that say which models are served."""
 
     @property
-    def models(self) -> str:
-        """Names, separated by commas."""
+    def generation(self) -> str:
+        """Which Pointcept trained the experiments' weights, or auto."""
 
 
 class Source(Protocol):
@@ -79,9 +80,18 @@ def sources(chosen: Choice) -> dict[str, Source]:
     """Return the models that the settings name, by name, in their order; the first is the default.
 
     A model that does not exist or cannot be read has a source too: it says so when it is asked.
+
+    Raises:
+        UnusableModel: the models folder is not there, or no model is named.
     """
-    names = [name.strip() for name in chosen.models.split(",") if name.strip()]
-    return {name: Bundled(name) for name in names}
+    return {entry.name: _source(entry, chosen.generation) for entry in entries.entries(chosen)}
+
+
+def _source(entry: entries.Entry, generation: str) -> Source:
+    if entry.path is None:
+        return Bundled(entry.name)
+    told = entry.generation or (None if generation == "auto" else generation)
+    return Experiment(entry.name, entry.path, FAMILIES, told)
 
 
 def load(

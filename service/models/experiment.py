@@ -58,7 +58,7 @@ class Experiment:
     name: str
     path: Path
     families: Mapping[str, Builder]
-    told: Generation | None = None
+    told: str | None = None
 
     def card_or_error(self) -> ModelCard | ServiceError:
         """Return the card, or what is wrong with the configuration; of the checkpoint the file's index is read."""
@@ -114,7 +114,7 @@ class Experiment:
         network = values.get("model")
         if not isinstance(network, Mapping):
             raise UnusableModel(f"The configuration of {self.name} has no `model`.")
-        known = generation.of(values, self.told)
+        known = self._generation(values)
         with torch.device("meta"):
             # Only names and sizes: no number is drawn.
             site = Site(choose_engine("native", torch.device("cpu")), self.families, known.generation)
@@ -158,6 +158,12 @@ class Experiment:
             },
         )
         return Plan(network, recipe, card, known.generation)
+
+    def _generation(self, values: Mapping[str, Any]) -> generation.Known:
+        try:
+            return generation.of(values, self.told)
+        except ValueError as error:
+            raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
 
     def _build(self, network: Mapping[str, Any], site: Site) -> nn.Module:
         try:

@@ -29,7 +29,7 @@ class Known:
     sure: bool
 
 
-def of(config: Mapping[str, Any], told: Generation | None) -> Known:
+def of(config: Mapping[str, Any], told: str | None) -> Known:
     """Return the generation of an experiment's weights.
 
     The whole configuration that training leaves tells it (see `point_transformer_v3.generation_of`). One that is not
@@ -40,9 +40,15 @@ def of(config: Mapping[str, Any], told: Generation | None) -> Known:
     Args:
         config: the configuration.
         told: what an operator says.
+
+    Raises:
+        ValueError: what an operator says is no generation.
     """
     if told is not None:
-        return Known(told, "the operator says so", True)
+        chosen = next((known for known in GENERATIONS if known == told), None)
+        if chosen is None:
+            raise ValueError(f"The generation {told!r} is unknown; there are: {', '.join(GENERATIONS)}.")
+        return Known(chosen, "the operator says so", True)
     found = point_transformer_v3.generation_of(config)
     if found is not None:
         return Known(found, "its configuration has the names that this version writes", True)
