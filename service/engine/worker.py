@@ -135,12 +135,13 @@ class Worker:
             ready = labelling.prepare(chosen, cloud, wishes)
             if stream is not None:
                 stream.synchronize()  # the network runs on another stream
-        if isinstance(ready, ServiceError) and not isinstance(ready, OutOfMemory):
-            return ready
-        # The test-time procedure is many passes, and so is the rescue of a cloud that found too little memory: nobody
+        # The rescue of a cloud that found too little memory is many passes, and so is the test-time procedure: nobody
         # else shall wait for them in one batch.
-        alone = isinstance(ready, OutOfMemory) or wishes.tta != "none"
-        return ready, self.max_voxels(model) if alone else ready.voxels
+        if isinstance(ready, OutOfMemory):
+            return ready, self.max_voxels(model)
+        if isinstance(ready, ServiceError):
+            return ready
+        return ready, ready.voxels if wishes.tta == "none" else self.max_voxels(model)
 
     def max_voxels(self, model: str) -> int:
         """Return how many voxels a batch may have: what its memory allows, and one tile of the recipe at most."""
