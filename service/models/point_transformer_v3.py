@@ -22,7 +22,7 @@ from service.models.layers.engine import Engine
 from service.models.layers.fold import fold
 from service.models.layers.prompt_norm import NormLayer, PromptNorm
 from service.models.layers.serialization import ORDERS
-from service.models.layers.stages import Stage, Stages, by_code
+from service.models.layers.stages import Stage, Stages, by_code, shift
 from service.models.layers.transformer import Block, Flow, Pooling, Unpooling, fold_all, gather_up
 from service.models.site import Generation, Site
 
@@ -91,7 +91,7 @@ class PointTransformerV3(nn.Module):
         decoder = []
         if not self.encodes:
             decoder = _rows("dec", len(stride), dec_depths, dec_channels, dec_num_head, dec_patch_size)
-        _check(self.orders, encoder, decoder)
+        _check(self.orders, self.strides, encoder, decoder)
         if (pdnorm_bn or pdnorm_ln) and not pdnorm_decouple:
             raise ValueError("pdnorm_decouple=False is not supported: Pointcept's own network cannot run so.")
         batch_norm: NormLayer = _batch_norm
@@ -204,8 +204,13 @@ def _rows(name: str, stages: int, *lists: Sequence[int]) -> list[tuple[int, int,
     return list(zip(*lists, strict=True))
 
 
-def _check(orders: Sequence[str], encoder: Sequence[Sequence[int]], decoder: Sequence[Sequence[int]]) -> None:
-    """Refuse curves that are unknown, and patches that Pointcept would mix up.
+def _check(
+    orders: Sequence[str],
+    strides: Sequence[int],
+    encoder: Sequence[Sequence[int]],
+    decoder: Sequence[Sequence[int]],
+) -> None:
+    """Refuse curves that are unknown, strides that codes cannot make, and patches that Pointcept would mix up.
 
     Raises:
         ValueError: says what.
@@ -213,12 +218,12 @@ def _check(orders: Sequence[str], encoder: Sequence[Sequence[int]], decoder: Seq
     for order in orders:
         if order not in ORDERS:
             raise ValueError(f"order has {order!r}; known are {', '.join(ORDERS)}.")
+    for stride in strides:
+        shift(stride)
     for s, (down, up) in enumerate(zip(encoder, decoder, strict=False)):
         # Pointcept keeps a stage's patches without their size: the decoder's attention would run on the encoder's.
         if down[0] and up[0] and down[3] != up[3]:
-            raise ValueError(
-                f"enc_patch_size[{s}] is {down[3]} and dec_patch_size[{s}] is {up[3]}; they must be equal."
-            )
+            raise ValueError(f"enc_patch_size[{s}] is {down[3]}, dec_patch_size[{s}] is {up[3]}; they must be equal.")
 
 
 def generation_of(config: Mapping[str, Any], keys: Collection[str] = ()) -> Generation | None:

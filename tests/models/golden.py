@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from service.models.batch import Batch
-from service.models.site import Site
+from service.models.site import Generation, Site
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,31 @@ class Case:
             made[key] = constructed[key] if value is None else torch.from_numpy(value)
         return made
 
+    @property
+    def generation(self) -> Generation:
+        """Which Pointcept made the numbers."""
+        return "v1.5.1" if self.about["pointcept"]["version"] == "v1.5.1" else "v1.6"
+
+    @property
+    def clouds(self) -> int:
+        """Number of clouds."""
+        return len(self.arrays["offset"])
+
+    @property
+    def expected(self) -> NDArray[Any]:
+        """Logits that each cloud must have, whatever else is in the batch."""
+        return self.arrays.get("logits_alone", self.arrays["logits"])
+
     def batch(self, cloud: int | None = None) -> Batch:
         """Return all clouds of the case, or one of them alone."""
-        parts = [torch.from_numpy(self.arrays[name]) for name in ("coord", "grid_coord", "feat", "offset")]
-        if cloud is None:
-            return Batch(*parts)
-        rows = self.rows(cloud)
-        return Batch(*(part[rows] for part in parts[:3]), torch.tensor([rows.stop - rows.start]))
+        coord, grid_coord, feat, offset = (
+            torch.from_numpy(self.arrays[name]) for name in ("coord", "grid_coord", "feat", "offset")
+        )
+        if cloud is not None:
+            rows = self.rows(cloud)
+            coord, grid_coord, feat = coord[rows], grid_coord[rows], feat[rows]
+            offset = torch.tensor([rows.stop - rows.start])
+        return Batch(coord, grid_coord, feat, offset, condition=self.about["condition"])
 
     def rows(self, cloud: int) -> slice:
         """Return the rows of one cloud."""
@@ -62,6 +80,11 @@ def read(folder: Path, name: str) -> Case:
     about = json.loads((folder / "parity" / f"{name}.json").read_text())
     with np.load(folder / "parity" / f"{name}.npz") as arrays:
         return Case(about, dict(arrays))
+
+
+def agreement(ours: torch.Tensor, theirs: NDArray[Any]) -> float:
+    """Return the share of rows that have the same largest channel."""
+    return float((ours.float().cpu().numpy().argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
 
 def error(ours: torch.Tensor, theirs: NDArray[Any]) -> tuple[float, float]:

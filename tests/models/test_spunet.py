@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,15 @@ def test_a_list_of_stages_that_does_not_pair_is_refused(native: Engine) -> None:
         spunet.SpUNet(native, 4, 2, channels=(8, 8, 8), layers=(1, 1, 1))
 
 
+def test_an_encoder_alone_is_refused_and_its_switch_known(native: Engine) -> None:
+    site = Site(native, FAMILIES)
+    config = {"type": "SpUNet-v1m1", "in_channels": 3, "num_classes": 2, "channels": [8, 8], "layers": [1, 1]}
+    for switch in ("enc_mode", "cls_mode"):
+        assert isinstance(site.build({**config, switch: False}), spunet.SpUNet)
+        with pytest.raises(ValueError, match="an encoder alone has one answer for a cloud"):
+            site.build({**config, switch: True})
+
+
 def test_the_spconv_engine_trains() -> None:
     pytest.importorskip("spconv", reason="spconv is not installed")
     network = spunet.SpUNet(engine("spconv", torch.device("cpu")), 1, 2, 4, (4, 8, 8, 4), (1, 1, 1, 1))
@@ -119,11 +129,11 @@ def test_a_gpu_gives_the_same(shared: Path, cuda: torch.device, name: str, engin
     if engine_name == "spconv":
         pytest.importorskip("spconv", reason="spconv is not installed")
     case = golden.read(shared, name)
-    batch = Batch(*(part.to(cuda) for part in vars(case.batch()).values()))
+    batch = case.batch().to(cuda)
     network = built(case, engine(engine_name, cuda)).to(cuda)
     network.fold()
     single = network(batch)
     assert golden.error(single, case.arrays["logits"])[0] < 1e-3
-    half = network.half()(Batch(batch.coord, batch.grid_coord, batch.feat.half(), batch.offset))
+    half = network.half()(replace(batch, feat=batch.feat.half()))
     assert float((half.argmax(1) == single.argmax(1)).float().mean()) > 0.97
     print(json.dumps({"case": name, "engine": engine_name, "float32": golden.error(single, case.arrays["logits"])}))

@@ -63,9 +63,7 @@ def index(condition: str | None, conditions: Sequence[str]) -> int:
     """
     if condition not in conditions:
         known = ", ".join(conditions)
-        raise ValueError(
-            f"This network was trained for several datasets; condition is {condition!r}, not one of {known}."
-        )
+        raise ValueError(f"The network knows the datasets {known}; condition is {condition!r}, not one of them.")
     return list(conditions).index(str(condition))
 
 

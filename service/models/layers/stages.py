@@ -125,15 +125,15 @@ def by_code(batch: Batch, orders: Sequence[str], strides: Sequence[int], depth: 
     cells = torch.cat([cloud.unsqueeze(1).int(), batch.grid_coord.int().index_select(0, order)], dim=1)
     stages = [Stage(cells, sizes, extent(tops), found, sorted_by=0)]
     shifts = _shifts(depths, strides)
-    shift = torch.tensor(shifts, device=device).index_select(1, cloud)  # (stages - 1, M)
-    clusters, counts = _clusters(_with_cloud(found[0] >> 3 * shift, cloud), sizes)
+    shifted = torch.tensor(shifts, device=device).index_select(1, cloud)  # (stages - 1, M)
+    clusters, counts = _clusters(_with_cloud(found[0] >> 3 * shifted, cloud), sizes)
     heads = torch.arange(len(cells), device=device)
     for level, (sizes, coarse) in enumerate(zip(counts, clusters, strict=True)):
         fine = coarse.index_select(0, heads) if level else coarse
         starts = torch.searchsorted(fine, torch.arange(sum(sizes) + 1, device=device))
         stages[-1].down = Down(fine, None, starts)
         heads = heads.index_select(0, starts[:-1])
-        by = shift[level].index_select(0, heads)
+        by = shifted[level].index_select(0, heads)
         at = cells.index_select(0, heads)
         at[:, 1:] >>= by.unsqueeze(1).int()
         shape = extent([[top >> s for top in cloud_top] for cloud_top, s in zip(tops, shifts[level], strict=True)])
@@ -174,6 +174,18 @@ def depths_of(top: int, depth: Callable[[int], int]) -> int:
     return levels
 
 
+def shift(stride: int) -> int:
+    """Return the bits by which coordinates are shifted to pool with a stride.
+
+    Raises:
+        ValueError: the stride is no power of two.
+    """
+    bits = int(stride).bit_length() - 1
+    if stride < 1 or stride != 2**bits:
+        raise ValueError(f"A stride of {stride} cannot be had by shifting codes; it must be a power of two.")
+    return bits
+
+
 def _with_cloud(code: torch.Tensor, cloud: torch.Tensor) -> torch.Tensor:
     """Return codes that differ between clouds, in the order of the clouds."""
     return cloud.long() << _CLOUD_BIT | code
@@ -183,15 +195,10 @@ def _shifts(depths: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
     """Return for each stage but the first by how many bits the coordinates of each cloud have been shifted.
 
     A pooling deeper than what is left of a cloud's octree leaves that cloud as it is, as in Pointcept.
-
-    Raises:
-        ValueError: a stride is no power of two.
     """
     left, shifted, shifts = list(depths), [0] * len(depths), []
     for stride in strides:
-        bits = int(stride).bit_length() - 1
-        if stride < 1 or stride != 2**bits:
-            raise ValueError(f"A stride of {stride} cannot be had by shifting codes; it must be a power of two.")
+        bits = shift(stride)
         for cloud, levels in enumerate(left):
             if bits <= levels:
                 left[cloud] -= bits
