@@ -21,7 +21,14 @@ app = typer.Typer(
 )
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port; the environment's PORT or 5001.")]
-Models = Annotated[list[str] | None, typer.Option("--model", help="A model to serve; may be repeated.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A model to serve: a name, an experiment folder or a checkpoint; may be repeated."),
+]
+ModelsDir = Annotated[str | None, typer.Option(help="Folder whose experiments are served, each under its own name.")]
+Generation = Annotated[
+    str | None, typer.Option(help="Which Pointcept trained the experiments' weights: v1.5.1, v1.5.2, v1.6 or auto.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Url = Annotated[str | None, typer.Option(help="A running service (http://host:port); without it, none is needed.")]
 
@@ -66,12 +73,15 @@ def serve(
     port: Port = None,
     address: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = None,
     model: Models = None,
+    models_dir: ModelsDir = None,
+    generation: Generation = None,
     device: Device = None,
 ) -> None:
     """Run the service until Ctrl-C. Its other settings are environment variables; options here come first."""
     from service import serve as parent
 
-    raise typer.Exit(parent.serve(_settings(port=port, address=address, models=model, device=device)))
+    chosen: dict[str, Any] = {"models": model, "models_dir": models_dir, "generation": generation}
+    raise typer.Exit(parent.serve(_settings(port=port, address=address, device=device, **chosen)))
 
 
 @app.command()
@@ -100,7 +110,10 @@ def segment(
     format: Annotated[
         str | None, typer.Option(help="Format of the files, where names and contents do not say.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model; the first one when absent.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name of the model, without --url also an experiment folder; the first one when absent."),
+    ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also write how sure the model is of each point.")] = False,
     device: Device = None,
 ) -> None:

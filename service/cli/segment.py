@@ -67,7 +67,8 @@ def segment_here(files: Sequence[Path], job: Job, settings: Settings) -> int:
     console = Console(stderr=True)
     with console.status("Loading the model ...") as status, running(settings) as engine:
         status.stop()
-        model = job.model or engine.status()["models"][0]["name"]
+        # Without a service --model says what is loaded, perhaps by its path; the engine knows it by its name.
+        model = engine.status()["models"][0]["name"]
 
         def label(path: Path, out: BinaryIO) -> Done:
             return _label_here(path, out, job, model, engine, settings)

@@ -31,6 +31,11 @@ def health() -> tuple[HealthAnswer, int, dict[str, str]]:
         "reason": status["reason"],
         "version": __version__,
         "models": [card["name"] for card in status["models"]],
+        "warnings": [
+            f"{card['name']}: {warning}"
+            for card in status["models"]
+            for warning in card.get("about", {}).get("warnings", ())
+        ],
         "device": status["device"],
         "queue": status["queue"],
     }

@@ -130,6 +130,7 @@ class HealthAnswer(BaseModel):
     reason: str
     version: str
     models: list[str]
+    warnings: list[str] = Field([], description="What was assumed of the models that are served.")
     device: dict[str, Any]
     queue: dict[str, int]
 
