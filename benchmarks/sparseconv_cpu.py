@@ -34,6 +34,7 @@ from service.models.layers.spconv import SpconvEngine
 CPU = torch.device("cpu")
 MARGIN = 96
 LEVELS = 5
+CONVOLUTIONS = (sparseconv.SubMConv3d, sparseconv.SparseConv3d, sparseconv.SparseInverseConv3d)
 
 
 def measure(work: Callable[[], Any], repeat: int, warm: int = 1) -> list[float]:
@@ -58,11 +59,12 @@ def show(name: str, times: Sequence[float], more: str = "") -> float:
     return median
 
 
-def gemm_peak() -> float:
+def gemm_peak(dtype: torch.dtype = torch.float32) -> float:
     """Return the FLOP/s of torch.mm on two matrices of 2048 x 2048."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
     times = measure(lambda: torch.mm(a, b), 9, warm=3)
-    return 2 * 2048**3 / show("torch.mm 2048", times, f"{2 * 2048**3 / statistics.median(times) / 1e9:.0f} GFLOP/s")
+    name = f"torch.mm 2048 {str(dtype)[6:]}"
+    return 2 * 2048**3 / show(name, times, f"{2 * 2048**3 / statistics.median(times) / 1e9:.0f} GFLOP/s")
 
 
 def cloud(voxels: int) -> tuple[torch.Tensor, list[int]]:
@@ -87,8 +89,7 @@ def count_flop(network: nn.Module, batch: Batch) -> float:
             pairs = len(result.features) if found is None else found.pairs
         total += 2 * pairs * layer.in_channels * layer.out_channels
 
-    kinds = (sparseconv.SubMConv3d, sparseconv.SparseConv3d, sparseconv.SparseInverseConv3d)
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, CONVOLUTIONS)]
     network(batch)
     for hook in hooks:
         hook.remove()
@@ -118,8 +119,23 @@ def compare_networks(voxels: int, repeat: int) -> None:
     print(f"physical limit: {flop / peak:.2f} s at the speed of torch.mm")
     results: list[torch.Tensor] = []
     peer_s = show("spconv Native", measure(lambda: results.append(theirs(batch)), max(1, repeat // 3), warm=0))
-    difference = (ours(batch) - results[-1]).abs().max() / results[-1].std()
+    exact = ours(batch)
+    difference = (exact - results[-1]).abs().max() / results[-1].std()
     print(f"largest difference {difference:.1e} standard deviations of the logits; ratio {peer_s / our_s:.1f}x")
+    if not sparseconv.multiplies_bfloat16():
+        print("bfloat16: this processor has no instructions for it")
+        return
+    for module in ours.modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.bfloat16 = True
+    for name in [name for name in sparseconv.cpu_instructions() if name.endswith("bf16")]:
+        sparseconv.use_cpu_instructions(name)
+        mine = measure(lambda: ours(batch), repeat)
+        seconds = statistics.median(mine)
+        show(f"ours, bfloat16, {name}", mine, f"{flop / seconds / 1e9:.0f} GFLOP/s, ratio {peer_s / seconds:.1f}x")
+        print(f"error of the logits {(ours(batch) - exact).norm() / exact.norm():.1e} (norm, against float32)")
+    peak = gemm_peak(torch.bfloat16)
+    print(f"physical limit in bfloat16: {flop / peak:.2f} s at the speed of torch.mm")
 
 
 def our_maps(indices: torch.Tensor, shape: list[int]) -> list[sparseconv.KernelMap]:
