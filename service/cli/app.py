@@ -30,6 +30,7 @@ Generation = Annotated[
     str | None, typer.Option(help="Which Pointcept trained the experiments' weights: v1.5.1, v1.5.2, v1.6 or auto.")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ApiKey = Annotated[str | None, typer.Option(help="Key of the running service; the environment's API_KEY.")]
 Url = Annotated[str | None, typer.Option(help="A running service (http://host:port); without it, none is needed.")]
 
 
@@ -43,6 +44,13 @@ class Output(str, Enum):
     laz = "laz"
     npz = "npz"
     json = "json"
+
+
+class Tta(str, Enum):
+    """How often `segment` looks at a cloud."""
+
+    none = "none"
+    full = "full"
 
 
 class Color(str, Enum):
@@ -116,13 +124,14 @@ def segment(
     ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also write how sure the model is of each point.")] = False,
     device: Device = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Label files: through a running service (--url), or with an engine of one's own that ends with the command."""
     from service.cli import segment as command
 
     job = command.Job(out, output.value, format, model, scores)
     if url is not None:
-        failed = command.segment_remotely(files, job, url)
+        failed = command.segment_remotely(files, job, url, _settings(api_key=api_key).api_key)
     else:
         settings = _settings(models=[model] if model else None, device=device, quiet=True)
         failed = command.segment_here(files, job, settings)
@@ -130,11 +139,11 @@ def segment(
 
 
 @app.command()
-def models(url: Url = None) -> None:
+def models(url: Url = None, api_key: ApiKey = None) -> None:
     """List the models that a running service has, or without --url those that come with this installation."""
     from service.cli import models as command
 
-    command.show(url)
+    command.show(url, _settings(api_key=api_key).api_key)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from service import keys
 from service import serve as parent
 from service.cli.remote import Remote
 from service.cli.render import Names, draw_cloud, labels_of, names_of, read
@@ -45,6 +46,9 @@ def demo(settings: Settings, sample: Path, out: Path, once: bool) -> int:
     if reason is not None:
         print(f"pointserve: {reason}", file=sys.stderr)
         return 1
+    settings, made = keys.ensure(settings)
+    if made is not None:
+        print(made.announcement(settings), file=sys.stderr)
     client = _Client(settings, sample, out, once)
     # The service owns the main thread, which gets the signals.
     threading.Thread(target=client.run, daemon=True).start()
@@ -58,7 +62,8 @@ class _Client:
     def __init__(self, settings: Settings, sample: Path, out: Path, once: bool) -> None:
         host = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
         self._url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-        self._remote = Remote(self._url)
+        self._key = next((key for _name, key in keys.load(settings).entries), "")
+        self._remote = Remote(self._url, api_key=self._key)
         self._sample, self._out, self._once = sample, out, once
         self._console = Console(soft_wrap=True, highlight=False)
         self.failed = False
@@ -106,7 +111,8 @@ class _Client:
         self._console.print(f"Labelled cloud: {labelled}\nPicture:        {picture}", markup=False)
         if not self._once:
             target = f"{self._url}/v1/segment?output=ply"
-            command = f"curl --data-binary {shlex.quote(f'@{_near(self._sample)}')} '{target}' -o labelled.ply"
+            key = f"-H 'X-API-Key: {self._key}' " if self._key else ""
+            command = f"curl {key}--data-binary {shlex.quote(f'@{_near(self._sample)}')} '{target}' -o labelled.ply"
             self._console.print(f"\nThe service runs until Ctrl-C. Try next:\n  {command}", markup=False)
 
     def _wait(self, until: float) -> None:

@@ -14,10 +14,10 @@ from service.values import ModelCard
 from service.wire import json_v1
 
 
-def show(url: str | None) -> None:
+def show(url: str | None, api_key: str = "") -> None:
     """Print a table of models, those of the service at `url` or those of this installation."""
     if url is not None:
-        rows = Remote(url).models()
+        rows = Remote(url, api_key=api_key).models()
     else:
         rows = [_row(card) for card in cards.cards()]
     if not rows:

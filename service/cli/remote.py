@@ -36,14 +36,18 @@ class Remote:
     Args:
         url: "http://host:port", perhaps with a path under which the service lives.
         timeout_s: seconds to wait for the service to say anything.
+        api_key: where the service asks for one.
     """
 
-    def __init__(self, url: str, timeout_s: float = 600.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 600.0, *, api_key: str = "") -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise MalformedRequest(f"{url!r} is not the URL of a service; one looks like http://127.0.0.1:5001")
         self._parts = parts
         self._timeout_s = timeout_s
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise MalformedRequest("the API key holds characters that no key has; is there a line break in it?")
+        self._headers = {"X-API-Key": api_key} if api_key else {}
 
     def health(self) -> tuple[str, str]:
         """Return the service's state (ready, loading, failed) and why; raises ServiceError when nothing answers."""
@@ -103,6 +107,7 @@ class Remote:
         self, method: str, path: str, body: BinaryIO | None, headers: dict[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         host = self._parts.hostname or ""
+        headers = {**self._headers, **headers}
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(host, self._parts.port, timeout=self._timeout_s)
         try:

@@ -49,9 +49,9 @@ class Done:
 Label = Callable[[Path, BinaryIO], Done]
 
 
-def segment_remotely(files: Sequence[Path], job: Job, url: str) -> int:
+def segment_remotely(files: Sequence[Path], job: Job, url: str, api_key: str = "") -> int:
     """Label files through the service at `url`; return how many failed."""
-    remote = Remote(url)
+    remote = Remote(url, api_key=api_key)
     options = {"output": job.output, "format": job.format, "model": job.model, "scores": "true" if job.scores else None}
     query = {name: value for name, value in options.items() if value is not None}
 

@@ -55,6 +55,8 @@ def read(data: memoryview, options: Options) -> PointCloud:
     if len(body) > MOST_FIELDS:
         raise MalformedFile(f"The JSON object has {len(body)} members; at most {MOST_FIELDS} are read.")
     name = next((name for name in POSITIONS if name in body), None)
+    if name is None and body.keys() & {"url", "uri", "href"}:
+        raise MalformedFile('The service fetches nothing from elsewhere: send the points themselves as "points".')
     if name is None:
         raise MalformedFile(f'The JSON object has no "points"; its members are: {", ".join(body)[:200] or "none"}.')
     points = body.pop(name)

@@ -89,7 +89,7 @@ def _counted_as() -> str:
 
 
 def _refuse(limit: RequestLimit) -> Response:
-    wait_s = max(1.0, limit.reset_at - time.time())
+    wait_s = max(1.0, limit.reset_at - 1 - time.time())  # it is rounded up by one
     return respond(RateLimited(f"you may make {limit.limit} requests", retry_after_s=wait_s))
 
 

@@ -9,6 +9,7 @@ import uuid
 import structlog
 from apiflask import APIFlask
 from flask import Response, g, redirect, request, url_for
+from werkzeug.sansio.utils import get_host
 from werkzeug.wrappers import Response as BaseResponse
 
 from service import __version__, keys, logs
@@ -83,6 +84,7 @@ def _begin() -> None:
     metrics.begin()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
+    get_host(request.scheme, request.headers.get("Host"), request.server, request.trusted_hosts)  # or SecurityError, 400
 
 
 def _end(response: Response) -> Response:
