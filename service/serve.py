@@ -7,17 +7,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from service import keys
+from service.engine.client import EngineClient
 from service.errors import ServiceError
 from service.logs import configure
 from service.settings import Settings, environment
 
 RESTART_S = (0.0, 1.0, 5.0, 15.0)
 STEADY_S = 60.0
+IDLE_LOOKS = 3
 GUNICORN_CONF = Path(__file__).parent / "web" / "gunicorn_conf.py"
 log = structlog.get_logger()
 
@@ -58,15 +61,15 @@ def _stop(process: subprocess.Popen[bytes], patience_s: float) -> None:
 class _Service:
     """The two child processes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, worker: Sequence[str]) -> None:
+        self._settings, self._worker = settings, worker
         self._engine = self._start_engine()
         command = [sys.executable, "-m", "gunicorn", "-c", str(GUNICORN_CONF), "service.wsgi:app"]
         self._web = subprocess.Popen(command, env=environment(settings, keys=True), start_new_session=True)
 
     def _start_engine(self) -> subprocess.Popen[bytes]:
         self._engine_started = time.monotonic()
-        command = [sys.executable, "-m", "service.engine.server"]
+        command = [sys.executable, "-m", "service.engine.server", *self._worker]
         # A session of its own: a terminal's Ctrl-C reaches the parent alone, which ends the others in order.
         return subprocess.Popen(command, env=environment(self._settings), start_new_session=True)
 
@@ -85,16 +88,38 @@ class _Service:
         return 1
 
     def stop(self) -> None:
-        """End the web first: it finishes its requests, and for that it needs the engine."""
-        _stop(self._web, self._settings.deadline_s + 10)
-        _stop(self._engine, 10)
+        """Let in no new request, finish those that run, then end; after the grace period whatever still runs.
+
+        While something runs, new requests are answered 503; then the port is closed. The web goes first: for what it
+        has begun it needs the engine.
+        """
+        until = time.monotonic() + self._settings.shutdown_grace_s
+        if self._engine.poll() is None:
+            self._engine.send_signal(signal.SIGUSR1)
+        idle = 0
+        # A request's steps are not all the engine's: it must be seen idle more than once.
+        while idle < IDLE_LOOKS and time.monotonic() < until:
+            idle = 0 if self._is_busy() else idle + 1
+            time.sleep(0.1)
+        _stop(self._web, max(1.0, until - time.monotonic()))
+        _stop(self._engine, 5)
+
+    def _is_busy(self) -> bool:
+        client = EngineClient(self._settings.socket_path)
+        try:
+            return bool(client.status(1.0)["running"])
+        except ServiceError:
+            return False
+        finally:
+            client.close()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, *worker: str) -> int:
     """Run the service until SIGTERM or SIGINT ends it, or the web server dies.
 
     Args:
         settings: what the children get as their environment.
+        worker: the module that a device's worker runs, where it is not the service's own.
 
     Returns:
         Exit status: 0 after a signal, 1 when the service cannot run.
@@ -113,7 +138,7 @@ def serve(settings: Settings) -> int:
         print(made.announcement(settings), file=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    service = _Service(settings)
+    service = _Service(settings, worker)
     try:
         log.info("serving", address=settings.address, port=settings.port, models=settings.models)
         return service.watch()

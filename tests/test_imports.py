@@ -33,7 +33,7 @@ ROOMS = {
     "engine": {"formats", "transforms", "models", "measure", "gpu", "environment", "settings", "logs"},
     "web": {"wire", "formats", "engine", "settings", "logs", "keys", ""},
     "wsgi": {"web", "settings", "logs"},
-    "serve": {"settings", "logs", "keys"},
+    "serve": {"engine", "settings", "logs", "keys"},
     "cli": {"wire", "formats", "engine", "models", "picture", "serve", "environment", "settings", "keys", ""},
     "": set(),
 }

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from service.engine import shared
-from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.engine.channel import Channel, ChannelClosed, Message, close_all, has_hung_up
 from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
 from service.formats.format import Format, Options
 from service.values import Segmentation, segmentation_from, segmentation_message
+
+__all__ = ["DecodedCloud", "EngineClient", "Gone", "has_hung_up"]
 
 REPLY_GRACE_S = 2.0
 PEEK_S = 0.25

@@ -9,7 +9,7 @@ import structlog
 
 from service.engine.channel import ChannelClosed, Message, close_all
 from service.engine.child import Child
-from service.errors import NotReady, from_message
+from service.errors import InternalError, NotReady, from_message
 from service.settings import Settings
 
 LOAD_S = 600.0
@@ -73,10 +73,14 @@ class Device:
         if "error" in message:
             self.close()
             raise from_message(message["error"])
-        self.cards, self.about = message["cards"], message["device"]
-        self.environment = message["environment"]
+        try:
+            self.cards, self.about, self.environment = message["cards"], message["device"], message["environment"]
+        except KeyError as error:
+            self.close()
+            raise InternalError(f"the worker does not say its {error} when it is ready") from error
         self.name = self.about.get("device", self.name)
-        log.info("worker ready", pid=child.pid, seconds=round(time.monotonic() - started, 2), **self.about)
+        seconds = round(time.monotonic() - started, 2)
+        log.info("worker ready", **{**self.about, "pid": child.pid, "seconds": seconds})
         return message
 
     def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:

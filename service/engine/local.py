@@ -16,12 +16,13 @@ from service.settings import Settings, environment
 
 
 @contextmanager
-def running(settings: Settings, start_s: float = 300.0) -> Iterator[EngineClient]:
+def running(settings: Settings, start_s: float = 300.0, *worker: str) -> Iterator[EngineClient]:
     """Start an engine, wait until its models are loaded, and end it at the end of the block.
 
     Args:
         settings: models, device, limits; its state folder is replaced by a temporary one.
         start_s: seconds after which to give up.
+        worker: the module that a device's worker runs, where it is not the service's own.
 
     Raises:
         NotReady: the engine or its models do not start; the sentence says why.
@@ -29,7 +30,7 @@ def running(settings: Settings, start_s: float = 300.0) -> Iterator[EngineClient
     with tempfile.TemporaryDirectory(prefix="pointserve-") as folder:
         own = settings.model_copy(update={"state_dir": Path(folder)})
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.engine.server"],
+            [sys.executable, "-m", "service.engine.server", *worker],
             stdin=subprocess.DEVNULL,
             env=environment(own),
             start_new_session=True,  # Ctrl-C is for the program that started the engine, which then ends it

@@ -86,7 +86,7 @@ class Pipeline:
         self._preparing: list[Item] = []
         self._running: list[Item] = []
         self._ended = False
-        self._out: queue.SimpleQueue[tuple[Message, Segmentation | None] | None] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[tuple[Message, Segmentation | None]] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the engine goes away."""
@@ -138,27 +138,34 @@ class Pipeline:
             self._incoming.append(item)
             self._changed.notify_all()
 
+    # Each round of the three loops below is a call of its own: a thread that waits for the next cloud must not keep the
+    # last one alive in its variables.
+
     def _prepare(self) -> None:
         self._labeller.enter("intake")
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._incoming or self._ended)
-                if self._ended:
-                    return
-                item = self._incoming.popleft()
-                self._preparing.append(item)
-            made: tuple[Any, int] | ServiceError | None = None
-            structlog.contextvars.bind_contextvars(request_id=item.message.get("request_id", ""))
-            if not self._is_late(item):
-                made = self._labeller.prepare(item.model, item.cloud, item.wishes)
-            if isinstance(made, ServiceError):
-                self._answer(item.number, made)
-            with self._changed:
-                self._preparing.remove(item)
-                if isinstance(made, tuple):
-                    item.ready, item.voxels = made
-                    self._waiting.append(item)
-                self._changed.notify_all()
+        while self._prepare_one():
+            pass
+
+    def _prepare_one(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._incoming or self._ended)
+            if self._ended:
+                return False
+            item = self._incoming.popleft()
+            self._preparing.append(item)
+        made: tuple[Any, int] | ServiceError | None = None
+        structlog.contextvars.bind_contextvars(request_id=item.message.get("request_id", ""))
+        if not self._is_late(item):
+            made = self._labeller.prepare(item.model, item.cloud, item.wishes)
+        if isinstance(made, ServiceError):
+            self._answer(item.number, made)
+        with self._changed:
+            self._preparing.remove(item)
+            if isinstance(made, tuple):
+                item.ready, item.voxels = made
+                self._waiting.append(item)
+            self._changed.notify_all()
+        return True
 
     def _is_late(self, item: Item) -> bool:
         """Return whether nobody waits for the answer, and say so to the engine."""
@@ -171,32 +178,41 @@ class Pipeline:
         return True
 
     def _label(self) -> None:
-        while (batch := self._next()) is not None:
-            started = time.monotonic()
-            first = batch[0]
-            structlog.contextvars.bind_contextvars(request_id=",".join(i.message.get("request_id", "") for i in batch))
-            answers = self._labeller.label(
-                first.model,
-                [item.cloud for item in batch],
-                [item.wishes for item in batch],
-                [item.ready for item in batch],
-                self._tick(batch),
-            )
-            seconds = time.monotonic() - started
-            for item, answer in zip(batch, answers, strict=True):
-                self._answer(item.number, answer)
-            voxels = sum(item.voxels for item in batch)
-            self._batches.voxels_per_s.add(voxels, seconds)
-            report = {
-                "model": first.model,
-                "clouds": len(batch),
-                "points": sum(item.points for item in batch),
-                "voxels": voxels,
-                "seconds": round(seconds, 6),
-                "batch_voxels": self._labeller.max_voxels(first.model),
-                "memory": self._labeller.memory(),
-            }
-            self._out.put(({"report": report}, None))
+        while self._label_one(self._next()):
+            pass
+
+    def _label_one(self, batch: list[Item] | None) -> bool:
+        if batch is None:
+            return False
+        started = time.monotonic()
+        first = batch[0]
+        structlog.contextvars.bind_contextvars(request_id=",".join(i.message.get("request_id", "") for i in batch))
+        answers = self._labeller.label(
+            first.model,
+            [item.cloud for item in batch],
+            [item.wishes for item in batch],
+            [item.ready for item in batch],
+            self._tick(batch),
+        )
+        seconds = time.monotonic() - started
+        for item, answer in zip(batch, answers, strict=True):
+            self._answer(item.number, answer)
+        voxels = sum(item.voxels for item in batch)
+        self._batches.voxels_per_s.add(voxels, seconds)
+        report = {
+            "model": first.model,
+            "clouds": len(batch),
+            "points": sum(item.points for item in batch),
+            "voxels": voxels,
+            "seconds": round(seconds, 6),
+            "batch_voxels": self._labeller.max_voxels(first.model),
+            "memory": self._labeller.memory(),
+        }
+        log.info("labelled", **{name: report[name] for name in ("model", "clouds", "points", "voxels", "seconds")})
+        self._out.put(({"report": report}, None))
+        with self._changed:
+            self._running = []
+        return True
 
     def _tick(self, batch: Sequence[Item]) -> Callable[[float], None]:
         """Return what long work calls: it tells the engine that the worker lives, and stops work nobody waits for."""
@@ -246,24 +262,24 @@ class Pipeline:
 
     def _send(self) -> None:
         self._labeller.enter("intake")
-        while True:
-            entry = self._out.get()
-            if entry is None:
-                return
-            message, answer = entry
-            descriptors: tuple[int, ...] = ()
-            if answer is not None:
-                arrays = {"label": answer.label, "confidence": answer.confidence, "scores": answer.scores}
-                try:
-                    descriptor, layout = shared.pack(arrays)
-                    descriptors = (descriptor,)
-                    message = {**message, "segmentation": segmentation_message(answer), "layout": layout}
-                except (OSError, MemoryError) as error:
-                    failure = InternalError(f"the labels found no memory on their way back: {error}")
-                    message = {**message, "error": to_message(failure)}
+        while self._send_one(*self._out.get()):
+            pass
+
+    def _send_one(self, message: Message, answer: Segmentation | None) -> bool:
+        descriptors: tuple[int, ...] = ()
+        if answer is not None:
+            arrays = {"label": answer.label, "confidence": answer.confidence, "scores": answer.scores}
             try:
-                self._channel.send(message, descriptors)
-            except ChannelClosed:
-                return
-            finally:
-                close_all(descriptors)
+                descriptor, layout = shared.pack(arrays)
+                descriptors = (descriptor,)
+                message = {**message, "segmentation": segmentation_message(answer), "layout": layout}
+            except (OSError, MemoryError) as error:
+                failure = InternalError(f"the labels found no memory on their way back: {error}")
+                message = {**message, "error": to_message(failure)}
+        try:
+            self._channel.send(message, descriptors)
+        except ChannelClosed:
+            return False
+        finally:
+            close_all(descriptors)
+        return True

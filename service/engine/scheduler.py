@@ -315,7 +315,7 @@ class Scheduler:
             self._counts["lost"] += 1
         log.error("worker lost", device=lane.device.name, ending=ending, jobs=[_id(job) for job in jobs])
         # Alone: who else should have ended it. The digest of a large cloud takes its time: no lock is held for it.
-        fatal = len(jobs) == 1 and self._deadly.add(jobs[0])
+        fatal = len(jobs) == 1 and self._deadly.add(jobs[0], ending)
         with self._changed:
             for job in jobs:
                 if job.abandoned:

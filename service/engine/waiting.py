@@ -18,6 +18,7 @@ Outcome = tuple[Message, list[int]]
 BASE_COST = 5_000
 """What a request costs beside its points, in points: a cloud of three points takes longer than a thousandth of one of
 three thousand."""
+SHOT = ("killed by SIGKILL", "killed by SIGTERM")
 _numbers = itertools.count()
 
 
@@ -158,20 +159,22 @@ class Rate:
 class Deadly:
     """Clouds in whose hands a worker ended, by the digest of their bytes; two such ends and a cloud is refused.
 
+    An end by SIGKILL or SIGTERM that the service did not send may be somebody else's doing: it counts for a half.
+
     Args:
         remembered: how many are kept; the oldest is forgotten.
     """
 
-    LIMIT = 2
+    LIMIT = 2.0
 
     def __init__(self, remembered: int = 256) -> None:
         self._remembered = remembered
-        self._ends: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+        self._ends: OrderedDict[tuple[int, bytes], float] = OrderedDict()
 
-    def add(self, job: Job) -> bool:
-        """Count a worker that ended while it held this job alone; return whether the job is to be given up."""
+    def add(self, job: Job, ending: str) -> bool:
+        """Count a worker that ended so while it held this job alone; return whether the job is to be given up."""
         key = self._key(job)
-        self._ends[key] = self._ends.pop(key, 0) + 1
+        self._ends[key] = self._ends.pop(key, 0) + (0.5 if ending in SHOT else 1)
         if len(self._ends) > self._remembered:
             self._ends.popitem(last=False)
         return self._ends[key] >= self.LIMIT

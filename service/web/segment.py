@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import structlog
 from apiflask import APIBlueprint
@@ -16,6 +15,7 @@ from service.errors import NotReady, UnknownModel
 from service.formats.format import Format
 from service.settings import Settings
 from service.values import Segmentation
+from service.web import client
 from service.web.body import receive
 from service.web.schemas import parse_query
 from service.web.stopwatch import Stopwatch
@@ -35,7 +35,7 @@ def segment() -> ResponseReturnValue:
     settings: Settings = current_app.extensions["settings"]
     engine: EngineClient = current_app.extensions["engine"]
     g.watch = watch = Stopwatch()
-    deadline = time.monotonic() + settings.deadline_s
+    deadline, gone = client.deadline(request, settings.deadline_s), client.gone(request)
     with receive(request, settings.max_body_bytes, deadline) as upload:
         watch.lap("receive")
         query = parse_query({**upload.options, **request.args.to_dict()})
@@ -49,15 +49,17 @@ def segment() -> ResponseReturnValue:
         target = outputs.choose(query.output, [media_type for media_type, _ in request.accept_mimetypes], source)
         g.model = model = choose_model(engine, query.model)
         options = query.file_options(settings.max_points)
-        with engine.read(upload.descriptor, source, options, deadline, g.request_id) as cloud:
+        with engine.read(upload.descriptor, source, options, deadline, g.request_id, gone) as cloud:
             watch.lap("read")
-            segmentation = engine.segment(cloud, model, deadline, scores=query.scores, request_id=g.request_id)
+            segmentation = engine.segment(
+                cloud, model, deadline, scores=query.scores, request_id=g.request_id, gone=gone
+            )
             watch.within("segment", segmentation.timing_ms)
         g.points = len(segmentation.label)
         structlog.contextvars.bind_contextvars(points=g.points, format=source.name, model=model)
         if target is None:
             return _json_answer(segmentation, watch)
-        written = engine.write(upload.descriptor, source, target, segmentation, options, deadline, g.request_id)
+        written = engine.write(upload.descriptor, source, target, segmentation, options, deadline, g.request_id, gone)
         watch.lap("write")
         return _file_answer(written, target, query.filename or upload.filename, segmentation, watch)
 
@@ -67,9 +69,11 @@ def choose_model(engine: EngineClient, wanted: str | None) -> str:
 
     Raises:
         UnknownModel: it is not served.
-        NotReady: no model is loaded yet.
+        NotReady: no model is loaded yet, or the service is about to end.
     """
     status = engine.status()
+    if status["state"] == "stopping":
+        raise NotReady(status["reason"], retry_after_s=5)
     names = [card["name"] for card in status["models"]]
     if not names:
         raise NotReady(status["reason"], retry_after_s=5)

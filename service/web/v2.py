@@ -18,7 +18,7 @@ from service.engine.client import DecodedCloud, EngineClient
 from service.errors import MalformedRequest, NotReady, UnknownModel
 from service.settings import Settings
 from service.values import Segmentation
-from service.web import statistics
+from service.web import client, statistics
 from service.web.body import Upload, receive
 from service.web.segment import choose_model
 from service.web.stopwatch import Stopwatch
@@ -137,7 +137,7 @@ def infer(name: str, version: str | None = None) -> Response:
     """Label each point of a cloud that is given as tensors."""
     settings: Settings = current_app.extensions["settings"]
     g.watch = watch = Stopwatch()
-    deadline = time.monotonic() + settings.deadline_s
+    deadline = client.deadline(request, settings.deadline_s)
     head_bytes = _head_bytes()
     # Binary data begin on a boundary that suits any number.
     with receive(request, settings.max_body_bytes, deadline, start=-head_bytes % shared.ALIGNMENT) as upload:
@@ -204,7 +204,7 @@ def _cloud(upload: Upload, wanted: v2.InferRequest, head_bytes: int) -> DecodedC
 
 def _segment(cloud: DecodedCloud, model: str, deadline: float, wanted: v2.InferRequest) -> Segmentation:
     scores = bool(wanted.outputs.keys() & {"scores", "confidence"})
-    return _engine().segment(cloud, model, deadline, scores=scores, request_id=g.request_id)
+    return _engine().segment(cloud, model, deadline, scores=scores, request_id=g.request_id, gone=client.gone(request))
 
 
 def _timeout(wanted: v2.InferRequest) -> float:

@@ -37,7 +37,7 @@ class FakeDevice:
         if self.start_error is not None:
             raise self.start_error
         self._words = queue.SimpleQueue()
-        self._ending = "killed by SIGKILL"
+        self._ending = "killed by SIGSEGV"
         self.up = True
         return {"batch_voxels": self._batch_voxels}
 
@@ -58,16 +58,15 @@ class FakeDevice:
         return word, []
 
     def kill(self, why: str) -> None:
-        self._ending = why
-        self.die()
+        self.die(why)
 
     def close(self) -> str:
         self.up = False
         return self._ending
 
-    def die(self) -> None:
+    def die(self, ending: str = "killed by SIGSEGV") -> None:
         """End the worker."""
-        self.up = False
+        self.up, self._ending = False, ending
         self._words.put(None)
 
     def say(self, word: Message) -> None:

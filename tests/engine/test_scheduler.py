@@ -175,7 +175,7 @@ def test_the_guilty_one_is_found_and_remembered(scheduler: Scheduler, device: Fa
     for starts in (2, 3):
         wait_for(lambda starts=starts: device.starts == starts and device.names()[-1] == "deadly")  # type: ignore[misc]
         device.die()
-    with pytest.raises(FatalCloud, match="SIGKILL"):
+    with pytest.raises(FatalCloud, match="SIGSEGV"):
         deadly.future.result(5)
     wait_for(lambda: device.names()[-1] == "next")
     device.answer("next")
@@ -201,6 +201,17 @@ def test_a_cloud_that_went_well_the_second_time_is_forgiven(scheduler: Scheduler
         wait_for(lambda starts=starts: device.names()[-2:] == [starts] * 2)  # type: ignore[misc]
         device.answer(starts)
         assert one.future.result(5)
+
+
+def test_kills_from_outside_are_hardly_held_against_a_cloud(scheduler: Scheduler, device: FakeDevice) -> None:
+    one = job(1)
+    submit(scheduler, one)
+    for starts in (1, 2, 3):
+        wait_for(lambda starts=starts: device.names() == [1] * starts)  # type: ignore[misc]
+        device.die("killed by SIGKILL")
+    wait_for(lambda: device.names() == [1] * 4)
+    device.answer(1)
+    assert one.future.result(5)
 
 
 def test_a_worker_that_dies_idle_is_replaced(scheduler: Scheduler, device: FakeDevice) -> None:

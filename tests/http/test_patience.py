@@ -1,0 +1,147 @@
+"""Clients that hang up, that are in a hurry, and a service that ends while they wait."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from tests.engine.faulty_worker import END, LABEL, WORK, cloud, expected
+from tests.http import clouds
+from tests.http.conftest import ROOT, Service, free_port, wait_ready, wait_until
+
+CODE = (
+    "import sys; from service.serve import serve; from service.settings import settings; "
+    "sys.exit(serve(settings(), {!r}))"
+)
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start services on the stub worker."""
+    started: list[Service] = []
+
+    def begin(**environment: str) -> Service:
+        port, log = free_port(), tmp_path / "service.log"
+        own = {"PORT": str(port), "STATE_DIR": str(tmp_path / "state"), "DEVICE": "cpu", "API_KEYS": "none"}
+        command = [sys.executable, "-c", CODE.format("tests.engine.faulty_worker")]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, **own, **environment}
+            )
+        service = Service(f"http://127.0.0.1:{port}", process, log, tmp_path / "state")
+        started.append(service)
+        wait_ready(service)
+        return service
+
+    yield begin
+    for service in started:
+        if service.process.poll() is None:
+            service.stop()
+
+
+def post(service: Service, coord: np.ndarray, **headers: str) -> requests.Response:
+    return service.post("/v1/segment", clouds.as_npz(coord), headers=headers)
+
+
+def right(service: Service, coord: np.ndarray) -> None:
+    answer = post(service, coord)
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.json()["labels"] == expected(coord).tolist()
+
+
+def counts(service: Service) -> dict[str, Any]:
+    """Return what the engine counted, as the engine's own client sees it."""
+    from service.engine.client import EngineClient
+
+    (path,) = service.state_dir.glob("*.sock")
+    client = EngineClient(path)
+    try:
+        return client.status()["counts"]
+    finally:
+        client.close()
+
+
+def test_a_request_has_its_own_deadline(start: Start) -> None:
+    service = start()
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(right, service, cloud(WORK, 2.0))
+        time.sleep(0.5)
+        started = time.monotonic()
+        answer = post(service, cloud(LABEL), **{"X-Deadline-Seconds": "0.5"})
+        assert answer.status_code == 504, answer.text[:300]
+        assert time.monotonic() - started < 1.5
+        slow.result()
+    assert post(service, cloud(LABEL), **{"X-Deadline-Seconds": "1e9"}).status_code == 200
+    for wrong in ("soon", "-1", "0", "nan", "inf"):
+        answer = post(service, cloud(LABEL), **{"X-Deadline-Seconds": wrong})
+        assert answer.status_code == 400
+        assert "X-Deadline-Seconds" in answer.json()["detail"]
+
+
+def test_a_request_whose_client_hung_up_never_runs(start: Start) -> None:
+    service = start()
+    body = clouds.as_npz(cloud(END))  # it would end the worker
+    host, port = service.url.removeprefix("http://").split(":")
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(right, service, cloud(WORK, 3.0, points=4000))
+        time.sleep(0.5)
+        for _ in range(3):
+            with socket.create_connection((host, int(port)), timeout=30) as connection:
+                head = f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body)
+                time.sleep(0.2)
+        wait_until(lambda: counts(service).get("cancelled", 0) == 3, 10)
+        slow.result()
+    right(service, cloud(LABEL))
+    assert "lost" not in counts(service)
+
+
+def test_the_end_finishes_what_runs_and_refuses_what_comes(start: Start) -> None:
+    service = start()
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        running = threads.submit(right, service, cloud(WORK, 2.0))
+        time.sleep(0.5)
+        os.kill(service.process.pid, signal.SIGTERM)
+        wait_until(lambda: service.get("/health").json()["status"] == "stopping", 5)
+        refused = post(service, cloud(LABEL))
+        assert refused.status_code == 503
+        assert "Retry-After" in refused.headers
+        running.result()
+    assert service.process.wait(20) == 0
+    assert not list(service.state_dir.glob("*.sock"))
+
+
+def test_the_end_comes_within_the_grace_period(start: Start) -> None:
+    service = start(SHUTDOWN_GRACE_S="1")
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        cut_off = threads.submit(post, service, cloud(WORK, 60.0))
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started < 10
+        with contextlib.suppress(requests.ConnectionError):
+            assert cut_off.result().status_code >= 500
+
+
+def test_a_cloud_that_ends_the_worker_is_a_500(start: Start) -> None:
+    service = start()
+    for _ in range(2):
+        answer = post(service, cloud(END))
+        assert answer.status_code == 500
+        assert answer.json()["type"].endswith("fatal-cloud")
+    assert service.processes()["worker_starts"] == 3
+    right(service, cloud(LABEL))
