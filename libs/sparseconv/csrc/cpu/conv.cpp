@@ -29,7 +29,7 @@ struct Instructions {
   Round round;
 };
 
-#if defined(SPARSECONV_BFLOAT16)
+#if defined(SPARSECONV_AMX)
 // Whether Linux lets this process use the tile registers; it has to be asked, once for all threads.
 bool may_use_tiles() {
 #if defined(__linux__)
@@ -52,10 +52,7 @@ const std::vector<Instructions>& instructions() {
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       known.push_back({"avx512", &convolve_avx512, &convolve_bfloat16_avx512, &round_avx512});
-#if defined(SPARSECONV_BFLOAT16)
-      if (__builtin_cpu_supports("avx512bf16")) {
-        known.push_back({"avx512_bf16", &convolve_avx512, &convolve_avx512_bf16, &round_avx512});
-      }
+#if defined(SPARSECONV_AMX)
       if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && may_use_tiles()) {
         known.push_back({"amx_bf16", &convolve_avx512, &convolve_amx_bf16, &round_avx512});
       }
@@ -168,7 +165,8 @@ Tile prepare(
   if (narrow) {
     CHECK_VALUE(
         packed.size(2) > 0 && packed.size(2) == pairs_of(channels), op,
-        ": features must have as many columns as the weight, ", 2 * packed.size(2) - 31, "..", 2 * packed.size(2), ", not ", channels);
+        ": features must have as many columns as the weight, ", 2 * packed.size(2) - 31, "..", 2 * packed.size(2),
+        ", not ", channels);
   } else {
     CHECK_VALUE(
         channels == packed.size(2), op, ": features must have ", packed.size(2), " columns as the weight has, not ",

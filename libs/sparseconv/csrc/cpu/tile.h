@@ -50,10 +50,9 @@ void round_avx2(const float* from, int64_t rows, int64_t channels, int64_t strid
 void convolve_avx512(const Tile& tile);
 void convolve_bfloat16_avx512(const Tile& tile);
 void round_avx512(const float* from, int64_t rows, int64_t channels, int64_t stride, uint32_t* to);
-// Compilers before GCC 11 and Clang 12 know neither of the next two.
+// Compilers before GCC 11 and Clang 12 know no tile registers.
 #if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
-#define SPARSECONV_BFLOAT16
-void convolve_avx512_bf16(const Tile& tile);
+#define SPARSECONV_AMX
 void convolve_amx_bf16(const Tile& tile);
 #endif
 #endif

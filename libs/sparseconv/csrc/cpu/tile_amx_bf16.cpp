@@ -2,12 +2,13 @@
 // are gathered side by side, multiplied in blocks of 32 rows by two panels, and the products added to their rows.
 #include "tile.h"
 
-#if defined(SPARSECONV_BFLOAT16)
+#if defined(SPARSECONV_AMX)
 #include <immintrin.h>
 
 #include <cstring>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,amx-tile,amx-bf16,fma"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512vl,avx512dq,amx-tile,amx-bf16,fma"))), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512vl,avx512dq,amx-tile,amx-bf16,fma,prefer-vector-width=512")
 #endif

@@ -7,4 +7,5 @@
 #else
 #define ROWS 2
 #endif
+#define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
 #include "tile.inc"
