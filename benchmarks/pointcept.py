@@ -33,7 +33,7 @@ def load(checkout: Path, networks: bool = True) -> dict[str, Any]:
 
     Args:
         checkout: the repository; `pointcept/datasets`, `pointcept/models` and `pointcept/utils` of it are read.
-        networks: whether to import SpUNet-v1m1 and PT-v3m1 too, which needs spconv, timm and addict.
+        networks: whether to import SpUNet-v1m1, v1m2 and PT-v3m1 too, which needs spconv, timm and addict.
     """
     root = checkout / "pointcept"
     if not (root / "datasets" / "transform.py").is_file():
@@ -56,7 +56,11 @@ def load(checkout: Path, networks: bool = True) -> dict[str, Any]:
         return found
     norm = importlib.import_module("pointcept.models.point_prompt_training.prompt_driven_normalization")
     sys.modules["pointcept.models.point_prompt_training"].PDNorm = norm.PDNorm  # type: ignore[attr-defined]
-    for family in ("sparse_unet.spconv_unet_v1m1_base", "point_transformer_v3.point_transformer_v3m1_base"):
+    for family in (
+        "sparse_unet.spconv_unet_v1m1_base",
+        "sparse_unet.spconv_unet_v1m2_bn_momentum",
+        "point_transformer_v3.point_transformer_v3m1_base",
+    ):
         importlib.import_module(f"pointcept.models.{family}")
     found["MODELS"] = importlib.import_module("pointcept.models.builder").MODELS
     found["Point"] = importlib.import_module("pointcept.models.utils.structure").Point

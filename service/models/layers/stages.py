@@ -214,7 +214,10 @@ def _clusters(sorted_codes: torch.Tensor, sizes: Sequence[int]) -> tuple[list[to
         sorted_codes: (S, M) int64.
         sizes: codes of each cloud.
     """
-    clusters = torch.nn.functional.pad(torch.cumsum(sorted_codes[:, 1:] != sorted_codes[:, :-1], dim=1), (1, 0))
+    new = torch.nn.functional.pad(sorted_codes[:, 1:] != sorted_codes[:, :-1], (1, 0), value=True)
+    # One scan over all rows: CUDA is slow at several.
+    numbers = torch.cumsum(new.view(-1), dim=0).view_as(new)
+    clusters = numbers - numbers[:, :1]
     ends = torch.tensor(sizes, device=sorted_codes.device).cumsum(dim=0) - 1
     counts = []
     for row in (clusters[:, ends] + 1).tolist():
