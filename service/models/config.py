@@ -8,6 +8,8 @@ does not know is an error with the file, the line and what stands there.
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from service.models.expression import Evaluator, Refused
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 16
+MAX_TOKENS = 1500
 _RUNTIME = "default_runtime.py"
 
 
@@ -93,18 +96,51 @@ def _text(path: Path) -> str:
 def _values(text: str, name: str) -> dict[str, Any]:
     """Return the top-level names of a file's text; those that begin with two underscores are Python's own."""
     try:
+        _check_depth(text)
         tree = ast.parse(text, filename=name)
-    except SyntaxError as error:
-        raise UnusableModel(f"The configuration {name} is not Python in line {error.lineno}: {error.msg}.") from error
-    except (RecursionError, MemoryError, ValueError) as error:
+    except tokenize.TokenError as error:
         raise UnusableModel(
-            f"The configuration {name} cannot be parsed: {error or 'it is nested too deeply'}."
+            f"The configuration {name} is not Python in line {error.args[1][0]}: {error.args[0]}."
         ) from error
+    except SyntaxError as error:
+        line = error.lineno or 1
+        raise UnusableModel(f"The configuration {name} is not Python in line {line}: {error.msg}.") from error
+    except (RecursionError, MemoryError, ValueError) as error:
+        why = str(error) or "it is nested too deeply"
+        raise UnusableModel(f"The configuration {name} cannot be parsed: {why}.") from error
     try:
         values = Evaluator().run(tree)
     except Refused as error:
         raise UnusableModel(f"The configuration {name} has in line {error.line} {error.what}.") from error
     return {key: value for key, value in values.items() if not key.startswith("__") and key != "_deprecation_"}
+
+
+def _check_depth(text: str) -> None:
+    """Refuse expressions so long that their syntax tree would overflow Python 3.10's own stack, which ends the process.
+
+    Raises:
+        ValueError: more than MAX_TOKENS words and signs between two commas, those around their brackets counted too.
+        SyntaxError, tokenize.TokenError: it is not Python.
+    """
+    open_brackets = [0]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.NL, tokenize.COMMENT):
+            continue
+        if token.type == tokenize.NEWLINE or token.string == ",":
+            open_brackets[-1] = 0
+            continue
+        # Before Python 3.12 an f-string is one token, whatever stands in it.
+        open_brackets[-1] += 1 if token.type != tokenize.STRING or not _is_f_string(token.string) else len(token.string)
+        if sum(open_brackets) > MAX_TOKENS:
+            raise ValueError(f"an expression in line {token.start[0]} is too long")
+        if token.string in ("(", "[", "{"):
+            open_brackets.append(0)
+        elif token.string in (")", "]", "}") and len(open_brackets) > 1:
+            open_brackets.pop()
+
+
+def _is_f_string(token: str) -> bool:
+    return "f" in token[: min(token.find("'") % len(token), token.find('"') % len(token))].lower()
 
 
 def _merge(over: Mapping[str, Any], under: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:

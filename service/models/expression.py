@@ -13,7 +13,7 @@ MAX_VALUES = 500_000
 """Most numbers, strings and containers that one file may make, those in between counted too."""
 MAX_TEXT = 1 << 16
 MAX_BITS = 256
-MAX_DEPTH = 60
+MAX_DEPTH = 100
 
 _IMPORTS: Mapping[tuple[str, str], Callable[[], tuple[str, ...]]] = {
     (
@@ -78,7 +78,7 @@ class Evaluator:
             case ast.Delete(targets=targets):
                 for target in targets:
                     if not isinstance(target, ast.Name) or target.id not in self._names:
-                        raise Refused(node, f"`del {_shown(target)}`, which is not a name set before")
+                        raise Refused(node, f"a `del` of {_shown(target)}, which is not a name set before")
                     del self._names[target.id]
             case ast.ImportFrom(module=module, names=names, level=0):
                 for alias in names:

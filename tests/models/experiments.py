@@ -159,8 +159,10 @@ def network(model: str = SPUNET, generation: Generation = "v1.6") -> Any:
         for name, value in made.state_dict().items():
             if name.endswith("running_var"):
                 value.uniform_(0.5, 1.5)
-            elif name.endswith("running_mean") or name.endswith("bias"):
+            elif name.endswith("running_mean"):
                 value.normal_(0, 0.3)
+            elif name.endswith(("final.weight", "seg_head.weight")):
+                value.normal_(0, 3)
     return made.eval()
 
 
