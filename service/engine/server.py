@@ -133,6 +133,7 @@ class Engine:
             channel.close()
 
     def _answer(self, message: Message, descriptors: list[int], channel: Channel) -> Outcome:
+        structlog.contextvars.bind_contextvars(request_id=message.get("request_id", ""))
         counts = message.get("op") != "status"
         self._count(counts)
         try:

@@ -84,7 +84,8 @@ def _begin() -> None:
     metrics.begin()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
-    get_host(request.scheme, request.headers.get("Host"), request.server, request.trusted_hosts)  # or SecurityError, 400
+    # A SecurityError, which is a 400, where HOSTS does not name the host.
+    get_host(request.scheme, request.headers.get("Host"), request.server, request.trusted_hosts)
 
 
 def _end(response: Response) -> Response:

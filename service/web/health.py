@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
@@ -46,7 +47,13 @@ def health() -> tuple[HealthAnswer, int, dict[str, str]]:
             # The worker's own words: this process has no torch to ask. Before there is a worker, what this one knows.
             environment=status.get("environment")
             or {"python": platform.python_version(), "platform": platform.platform()},
-            processes={name: status.get(name) for name in ("engine_pid", "worker_pid", "worker_starts", "readers")},
+            processes={
+                "web_pid": os.getpid(),
+                **{name: status.get(name) for name in ("engine_pid", "worker_pid", "worker_starts", "readers")},
+            },
+            workers=status.get("workers") or [],
+            batches=status.get("batches") or {},
+            counts=status.get("counts") or {},
         )
     ready = status["state"] == "ready"
     return answer, (200 if ready else 503), ({} if ready else {"Retry-After": "2"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from service.formats import FORMATS
+from service.web import openapi_v2
+from service.web.access import HEADER
 from service.web.problems import MEDIA_TYPE
 from service.web.schemas import Problem, SegmentAnswer, SegmentQuery
 from service.wire.outputs import WRITABLE
@@ -17,6 +19,7 @@ _PROBLEMS = {
     "413": "The body or the cloud is too large.",
     "415": "The format is unknown.",
     "422": "The cloud cannot be labelled; the detail says which point or field is at fault.",
+    "500": "The cloud ended the process that runs the model.",
     "503": "Not ready, or too busy: try again after Retry-After seconds.",
     "504": "The deadline passed.",
 }
@@ -44,12 +47,35 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         schemas.update(described.pop("$defs", {}))
         schemas[model.__name__] = described
     _complete_segment(spec["paths"]["/v1/segment"]["post"])
-    for path in spec["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if status.startswith(("4", "5")) and "HealthAnswer" not in str(operation["responses"].get("200")):
-                    response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    openapi_v2.complete(spec)
+    spec["paths"].pop("/", None)  # a page
+    spec["paths"]["/metrics"]["get"]["responses"]["200"]["content"] = {
+        media_type: {"schema": {"type": "string"}} for media_type in ("text/plain", "application/openmetrics-text")
+    }
+    for path, operations in spec["paths"].items():
+        for operation in operations.values():
+            _add_problems(path, operation["responses"])
+    spec["components"]["securitySchemes"] = {
+        "key": {"type": "apiKey", "in": "header", "name": HEADER, "description": "Where the service asks for keys."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "The same key."},
+    }
+    spec["security"] = [{}, {"key": []}, {"bearer": []}]
     return spec
+
+
+def _add_problems(path: str, responses: dict[str, Any]) -> None:
+    """Add the statuses that every route may answer, and what the bodies of all errors are."""
+    responses["401"] = {"description": "The service asks for an API key."}
+    responses["429"] = {"description": "Too many requests: try again after Retry-After seconds."}
+    if path.startswith(("/v1/models", "/v2/models")) or path == "/v2/repository/index":
+        responses["503"] = {"description": "Not ready: try again after Retry-After seconds."}
+    protocol = path.startswith("/v2")
+    media_type, schema = ("application/json", "ProtocolError") if protocol else (MEDIA_TYPE, "Problem")
+    for status, response in responses.items():
+        if path == "/health" and status == "503":
+            response["content"] = responses["200"]["content"]
+        elif status.startswith(("4", "5")):
+            response["content"] = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
 def _complete_segment(operation: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -140,3 +140,6 @@ class VerboseHealthAnswer(HealthAnswer):
 
     environment: dict[str, Any]
     processes: dict[str, Any]
+    workers: list[dict[str, Any]] = Field(description="Each device: its worker's state, work and memory.")
+    batches: dict[str, Any] = Field(description="What the devices have run so far.")
+    counts: dict[str, int] = Field(description="Clouds that were refused, cancelled, retried; workers that were lost.")
