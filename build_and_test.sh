@@ -67,10 +67,12 @@ wait_ready() {
 
 # Sends the sample, and holds the answer against the number of points in the sample's header.
 label_sample() {
-  local points labels kinds
+  local points labels kinds status
   points=$(head -c 1000 samples/parcels.ply | grep -a -m1 '^element vertex' | grep -oE '[0-9]+')
-  curl -fsS --max-time 180 -H 'Content-Type: application/octet-stream' --data-binary @samples/parcels.ply \
-    -o "$answer" "$url/v1/segment" || fail "POST $url/v1/segment failed: $(cat "$answer" 2>/dev/null)"
+  status=$(curl -s -o /dev/null -w '%{http_code}' --max-time 180 --data-binary @samples/parcels.ply "$url/v1/segment")
+  [ "$status" = 401 ] || fail "without an API key the status is $status; 401 is what a service with keys gives."
+  curl -fsS --max-time 180 -H "X-API-Key: $key" -H 'Content-Type: application/octet-stream' \
+    --data-binary @samples/parcels.ply -o "$answer" "$url/v1/segment" || fail "POST $url/v1/segment failed: $(cat "$answer" 2>/dev/null)"
   labels=$(grep -oE '"labels": ?\[[^]]*' "$answer" | sed 's/.*\[//' | tr ',' '\n')
   [ "$(wc -l <<<"$labels")" -eq "$points" ] || fail "$points points were sent, $(wc -l <<<"$labels") labels came back."
   kinds=$(tr -d ' ' <<<"$labels" | sort | uniq -c | sort -rn | awk '{ printf "%s%s: %s", sep, $2, $1; sep = ", " }')
@@ -102,7 +104,8 @@ test_image() {
   curl -s -o /dev/null "$url" && fail "something answers on port $port already; name another one with TEST_PORT."
   answer=$(mktemp)
   say "starting $image on port $port"
-  container=$("${run[@]}" -d -e "PORT=$port" -p "127.0.0.1:$port:$port" "$image")
+  key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  container=$("${run[@]}" -d -e "PORT=$port" -e "API_KEYS=test:$key" -p "127.0.0.1:$port:$port" "$image")
   trap 'docker rm -f "$container" >/dev/null 2>&1 || true; rm -f "$answer"' EXIT
   wait_ready
   say "ready: $(curl -fsS "$url/health")"

@@ -118,6 +118,9 @@ pytorch() {
   wait_healthy "$container"
   docker exec "$container" sh -c 'id -u' | grep -qx 10001
   curl -fsS http://127.0.0.1:7861/health
+  # Nobody has said who may use it: it has made a key.
+  docker logs "$container" 2>&1 | grep -q "curl -H 'X-API-Key: "
+  [ "$(curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:7861/v1/models)" = 401 ]
   docker rm -f "$container" >/dev/null
 }
 
@@ -164,7 +167,8 @@ gpu() {
     done'
   "${run[@]}" -e CUDA_CHECK=off ml-service:conda-cuda124 python smoke_tests.py --only architectures
 
-  container=$(docker run -d --network host --read-only --tmpfs /tmp -e CUDA_CHECK=warn -e PORT=5002 ml-service:conda-cuda124)
+  container=$(docker run -d --network host --read-only --tmpfs /tmp -e CUDA_CHECK=warn -e PORT=5002 \
+    -e PUBLISHED=127.0.0.1 ml-service:conda-cuda124)
   wait_healthy "$container"
   curl -fsS 'http://127.0.0.1:5002/health?verbose'
   docker rm -f "$container" >/dev/null

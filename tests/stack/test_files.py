@@ -57,6 +57,9 @@ def test_compose_as_operators_expect_it() -> None:
     assert service["restart"] == "unless-stopped"
     assert any(volume.endswith(":/app/models") for volume in service["volumes"])
     assert service["environment"].keys() >= {"API_KEYS", "API_KEYS_FILE"}
+    # What is published elsewhere than on this machine asks for a key, which outlives the container.
+    assert service["environment"]["PUBLISHED"] == "${PUBLISH:-127.0.0.1}"
+    assert f"state:{service['environment']['STATE_DIR']}" in service["volumes"]
     assert "seccomp" not in read("docker-compose.ml.yml")
     assert "reservations: !reset" in read("docker-compose.cpu.yml")
 
