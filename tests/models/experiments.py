@@ -158,11 +158,9 @@ def network(model: str = SPUNET, generation: Generation = "v1.6") -> Any:
     with torch.no_grad():
         for name, value in made.state_dict().items():
             if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
-            elif name.endswith("running_mean"):
+                value.uniform_(0.05, 0.15)
+            elif name.endswith(("running_mean", "final.weight", "seg_head.weight")):
                 value.normal_(0, 0.3)
-            elif name.endswith(("final.weight", "seg_head.weight")):
-                value.normal_(0, 3)
     return made.eval()
 
 
