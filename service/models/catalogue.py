@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from service.errors import InternalError, ServiceError
-from service.models import entries, point_transformer_v3, prompt_training, segmentor, spunet, spunet_v1m2
+from service.models import (
+    entries,
+    point_transformer_v3,
+    point_transformer_v3m2,
+    point_transformer_v3m3,
+    prompt_training,
+    segmentor,
+    spunet,
+    spunet_v1m2,
+)
 from service.models.cards import WEIGHTS, card, cards, description
 from service.models.experiment import Experiment
 from service.models.layers.engine import EngineName
@@ -30,6 +39,8 @@ FAMILIES: Mapping[str, Builder] = {
     "SpUNet-v1m1": spunet.build,
     "SpUNet-v1m2": spunet_v1m2.build,
     "PT-v3m1": point_transformer_v3.build,
+    "PT-v3m2": point_transformer_v3m2.build,
+    "PT-v3m3": point_transformer_v3m3.build,
     "PPT-v1m2": prompt_training.build,
 }
 """Each family's network from its configuration and a site; `type` in the configuration is the key."""

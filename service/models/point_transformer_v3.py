@@ -13,23 +13,20 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from service.models.batch import Batch
 from service.models.layers.attention import PatchAttention
 from service.models.layers.engine import Engine
 from service.models.layers.fold import fold
+from service.models.layers.point_transformer import TRAINING_ONLY, PointTransformer, Row, check_patches, curves, rows
 from service.models.layers.prompt_norm import NormLayer, PromptNorm
-from service.models.layers.serialization import ORDERS
-from service.models.layers.stages import Stage, Stages, by_code, shift
-from service.models.layers.transformer import Block, Flow, Pooling, Unpooling, fold_all, gather_up
+from service.models.layers.stages import Stages, by_code, grid_depth, shift
+from service.models.layers.transformer import Block, Flow
 from service.models.site import Generation, Site
 
-_TRAINING_ONLY = ("attn_drop", "proj_drop", "drop_path", "shuffle_orders", "upcast_attention", "upcast_softmax")
 
-
-class PointTransformerV3(nn.Module):
+class PointTransformerV3(PointTransformer):
     """The backbone; names and shapes of its state_dict are Pointcept's.
 
     Args:
@@ -84,14 +81,14 @@ class PointTransformerV3(nn.Module):
     ) -> None:
         super().__init__()
         self.engine, self.generation = engine, generation
-        self.orders = (order,) if isinstance(order, str) else tuple(order)
-        self.strides = tuple(stride)
-        self.encodes = enc_mode or cls_mode
-        encoder = _rows("enc", len(stride) + 1, enc_depths, enc_channels, enc_num_head, enc_patch_size)
-        decoder = []
-        if not self.encodes:
-            decoder = _rows("dec", len(stride), dec_depths, dec_channels, dec_num_head, dec_patch_size)
-        _check(self.orders, self.strides, encoder, decoder)
+        self.orders, self.strides = curves(order), tuple(stride)
+        for step in self.strides:
+            shift(step)
+        encoder = rows("enc", len(stride) + 1, enc_depths, enc_channels, enc_num_head, enc_patch_size)
+        decoder: list[Row] = []
+        if not (enc_mode or cls_mode):
+            decoder = rows("dec", len(stride), dec_depths, dec_channels, dec_num_head, dec_patch_size)
+        check_patches(encoder, decoder)
         if (pdnorm_bn or pdnorm_ln) and not pdnorm_decouple:
             raise ValueError("pdnorm_decouple=False is not supported: Pointcept's own network cannot run so.")
         batch_norm: NormLayer = _batch_norm
@@ -102,38 +99,25 @@ class PointTransformerV3(nn.Module):
         if pdnorm_ln:
             layer_norm = partial(prompt, norm=partial(nn.LayerNorm, elementwise_affine=pdnorm_affine))
 
-        def blocks(stage: int, depth: int, channels: int, heads: int, patch_size: int) -> dict[str, nn.Module]:
-            return {
-                f"block{i}": Block(
-                    engine,
-                    PatchAttention(
-                        channels, heads, patch_size, qkv_bias, qk_scale, i % len(self.orders), relative=enable_rpe
-                    ),
-                    channels,
-                    int(channels * mlp_ratio),
-                    layer_norm,
-                    f"stage{stage}",
-                    pre_norm,
-                    # A norm behind the last shortcut handed its result on in the old code, unless it was a PromptNorm.
-                    passes_branch=generation == "v1.5.1" and (pre_norm or pdnorm_ln),
-                )
-                for i in range(depth)
-            }
+        def block(key: str, row: Row, i: int, _decodes: bool) -> Block:
+            attention = PatchAttention(
+                row.channels,
+                row.heads,
+                row.patch_size,
+                qkv_bias,
+                qk_scale,
+                curve=i % len(self.orders),
+                relative=enable_rpe,
+            )
+            hidden = int(row.channels * mlp_ratio)
+            # A norm behind the last shortcut handed its result on in the old code, unless it was a PromptNorm.
+            passes_branch = generation == "v1.5.1" and (pre_norm or pdnorm_ln)
+            return Block(engine, attention, row.channels, hidden, layer_norm, key, pre_norm, passes_branch)
 
-        width = encoder[0][1]
+        width = encoder[0].channels
         stem = {"conv": engine.subm_conv(in_channels, width, 5), "norm": batch_norm(width), "act": nn.GELU()}
         self.embedding = nn.ModuleDict({"stem": nn.ModuleDict(stem)})
-        self.enc = nn.ModuleDict()
-        for s, row in enumerate(encoder):
-            modules: dict[str, nn.Module] = {} if s == 0 else {"down": Pooling(encoder[s - 1][1], row[1], batch_norm)}
-            self.enc[f"enc{s}"] = nn.ModuleDict({**modules, **blocks(s, *row)})
-        width = encoder[-1][1]
-        if decoder:
-            self.dec = nn.ModuleDict()
-        for s, row in reversed(list(enumerate(decoder))):
-            up = Unpooling(width, encoder[s][1], row[1], batch_norm, convolves_sum=False)
-            self.dec[f"dec{s}"] = nn.ModuleDict({"up": up, **blocks(s, *row)})
-            width = row[1]
+        self.assemble(encoder, decoder, batch_norm, block, convolves_sum=False)
 
     def fold(self) -> None:
         """Fold batch norms into the layers before them, and linear layers into convolutions; inference only."""
@@ -141,89 +125,24 @@ class PointTransformerV3(nn.Module):
         if isinstance(stem["norm"], nn.BatchNorm1d):
             fold(stem["conv"], stem["norm"])
             stem["norm"] = nn.Identity()
-        fold_all(self)
+        super().fold()
 
     def stages(self, batch: Batch) -> Stages:
         """Return the stages' cells, curves and kernel maps, made once for all batches of the same cells."""
-        depth = (lambda top: (top + 1).bit_length()) if self.generation == "v1.6" else int.bit_length
+        depth = grid_depth if self.generation == "v1.6" else int.bit_length
         return batch.once(self, lambda: by_code(batch, self.orders, self.strides, depth))
 
-    def encode(self, batch: Batch) -> tuple[list[Flow], Stages]:
-        """Return the encoder's features of every stage, the finest first."""
-        made = self.stages(batch)
+    def embed(self, batch: Batch, made: Stages) -> Flow:
+        """Return the features on the cells of the first stage."""
         stem = self.embedding["stem"]
         x = stem["conv"](made.stages[0].sparse(self.engine, made.take(batch.feat))).features
         x = stem["norm"](x, batch) if isinstance(stem["norm"], PromptNorm) else stem["norm"](x)
         x = stem["act"](x)
-        flows = [Flow(x, x)]
-        for s, modules in enumerate(self.enc.values()):
-            if s > 0:
-                flows.append(modules["down"](flows[-1], made.stages[s - 1], batch))
-            flows[-1] = _through(modules, flows[-1], made.stages[s], batch)
-        return flows, made
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (M, dec_channels[0]) features, or without a decoder those of all stages beside each other.
-
-        Raises:
-            ValueError: a cloud of the batch is empty, or too large for the curves; or the batch names no condition, and
-                the norms ask for one.
-        """
-        flows, made = self.encode(batch)
-        if self.encodes:
-            return made.give(gather_up([flow.feat for flow in flows], made.stages))
-        x = flows.pop()
-        for modules in self.dec.values():
-            stage = made.stages[len(flows) - 1]
-            x = modules["up"](x, flows.pop(), stage, batch)
-            x = _through(modules, x, stage, batch)
-        return made.give(x.feat)
+        return Flow(x, x)
 
 
 def _batch_norm(channels: int, affine: bool = True) -> nn.Module:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01, affine=affine)
-
-
-def _through(modules: nn.ModuleDict, x: Flow, stage: Stage, batch: Batch) -> Flow:
-    """Return the features behind the blocks among a stage's modules."""
-    for name, module in modules.items():
-        if name.startswith("block"):
-            x = module(x, stage, batch)
-    return x
-
-
-def _rows(name: str, stages: int, *lists: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """Return depth, channels, heads and patch size of each stage.
-
-    Raises:
-        ValueError: a list has not one number for each stage.
-    """
-    for what, values in zip(("depths", "channels", "num_head", "patch_size"), lists, strict=True):
-        if len(values) != stages:
-            raise ValueError(f"{name}_{what} has {len(values)} numbers; by the length of stride it must be {stages}.")
-    return list(zip(*lists, strict=True))
-
-
-def _check(
-    orders: Sequence[str],
-    strides: Sequence[int],
-    encoder: Sequence[Sequence[int]],
-    decoder: Sequence[Sequence[int]],
-) -> None:
-    """Refuse curves that are unknown, strides that codes cannot make, and patches that Pointcept would mix up.
-
-    Raises:
-        ValueError: says what.
-    """
-    for order in orders:
-        if order not in ORDERS:
-            raise ValueError(f"order has {order!r}; known are {', '.join(ORDERS)}.")
-    for stride in strides:
-        shift(stride)
-    for s, (down, up) in enumerate(zip(encoder, decoder, strict=False)):
-        # Pointcept keeps a stage's patches without their size: the decoder's attention would run on the encoder's.
-        if down[0] and up[0] and down[3] != up[3]:
-            raise ValueError(f"enc_patch_size[{s}] is {down[3]}, dec_patch_size[{s}] is {up[3]}; they must be equal.")
 
 
 def generation_of(config: Mapping[str, Any], keys: Collection[str] = ()) -> Generation | None:
@@ -257,5 +176,5 @@ def build(config: Mapping[str, Any], site: Site) -> PointTransformerV3:
     `attn_drop`, `proj_drop` and `drop_path` are for training alone; why `shuffle_orders` and the `upcast_` switches
     change nothing, the module and `PatchAttention` say.
     """
-    arguments = {key: value for key, value in config.items() if key not in _TRAINING_ONLY}
+    arguments = {key: value for key, value in config.items() if key not in TRAINING_ONLY}
     return PointTransformerV3(site.engine, site.generation, **arguments)

@@ -1,4 +1,4 @@
-"""PT-v3m1 and PPT-v1m2 against the numbers of Pointcept's own code, and the same for a cloud in any company."""
+"""PT-v3m1, m2, m3 and PPT-v1m2 against the numbers of Pointcept's own code, and the same for a cloud in any company."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ EXACT = (
     "ptv3m1_v151",
     "ptv3m1_v151_depthstep",
     "ptv3m1_v151_postnorm_rpe",
+    "ptv3m2_a",
+    "ptv3m2_encmode",
+    "ptv3m2_stride3",
+    "ptv3m3_a",
+    "ptv3m3_norope_dec",
 )
 FLASH = ("ptv3m1_flash", "ptv3m1_v151_flash")
 """Cases whose numbers were rounded to 16 bits inside attention, with a tolerance of their own; ours are not."""
@@ -116,7 +121,9 @@ def test_logits_are_those_of_flash_attention_but_for_its_rounding(shared: Path, 
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["ptv3m1_a", "ptv3m1_bigpatch", "ptv3m1_flash", "ptv3m1_rpe", "ptv3m1_pdnorm"])
+@pytest.mark.parametrize(
+    "name", ["ptv3m1_a", "ptv3m1_bigpatch", "ptv3m1_flash", "ptv3m1_rpe", "ptv3m1_pdnorm", "ptv3m3_a"]
+)
 def test_each_cloud_alone_gives_what_it_gives_in_a_batch(shared: Path, native: Engine, name: str) -> None:
     case = golden.read(shared, name)
     network = built(case, native)
@@ -130,6 +137,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "wide strides": {"order": "hilbert-trans", "stride": (4, 2), "pre_norm": False, "enable_rpe": True},
     "no blocks": {"order": ("z",), "enc_depths": (0, 1, 0), "dec_depths": (1, 0), "enc_patch_size": (30,) * 3},
     "encoder": {"order": ("z", "hilbert"), "enc_mode": True},
+    "m2": {"type": "PT-v3m2", "order": ("hilbert", "z"), "stride": (3, 2), "layer_scale": 0.3, "mask_token": True},
+    "m3": {"type": "PT-v3m3", "enc_num_head": (1, 2, 1), "dec_num_head": (1, 2), "rope_base": 10, "enable_rpe": True},
+    "m3 without": {"type": "PT-v3m3", "rope_base": None, "stride": (2, 5), "enc_depths": (1, 0, 2)},
 }
 
 
@@ -139,11 +149,11 @@ def small(options: dict[str, Any], generation: Generation, seed: int = 0) -> Any
         "in_channels": 3,
         "stride": (2, 2),
         "enc_depths": (1, 2, 1),
-        "enc_channels": (8, 12, 16),
-        "enc_num_head": (2, 2, 4),
+        "enc_channels": (6, 12, 18),
+        "enc_num_head": (2, 2, 3),
         "enc_patch_size": (24,) * 3,
         "dec_depths": (1, 1),
-        "dec_channels": (8, 12),
+        "dec_channels": (6, 12),
         "dec_num_head": (2, 2),
         "dec_patch_size": (24,) * 2,
     }
@@ -224,15 +234,25 @@ def test_the_generations_differ() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"type": "PT-v3m1"}, 46_166_272),
+        ({"type": "PT-v3m2"}, 46_142_496),
+        ({"type": "PT-v3m3", "enc_channels": (48, 96, 192, 384, 576), "dec_channels": (48, 96, 192, 384)}, None),
+    ],
+)
 @torch.inference_mode()
-def test_the_full_size_runs() -> None:
-    network: Any = Site(engine("native", CPU), FAMILIES).build({"type": "PT-v3m1"}).eval()
+def test_the_full_size_runs(config: dict[str, Any], expected: int | None) -> None:
+    if expected is None:
+        config = {**config, "enc_num_head": (2, 4, 8, 16, 24), "dec_num_head": (2, 4, 8, 16)}
+    network: Any = Site(engine("native", CPU), FAMILIES).build(config).eval()
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(json.dumps({"PT-v3m1": parameters}))
-    assert parameters == 46_166_272
+    print(json.dumps({config["type"]: parameters}))
+    assert expected is None or parameters == expected
     batch = together([cloud(3000, 40, 6, 0), cloud(1, 1, 6, 1)])
     logits = network(batch)
-    assert logits.shape == (len(batch.coord), 64)
+    assert logits.shape == (len(batch.coord), 48 if expected is None else 64)
     assert bool(torch.isfinite(logits).all())
 
 
@@ -243,8 +263,10 @@ def test_the_full_size_runs() -> None:
         ({"enc_depths": (1, 1)}, "enc_depths has 2 numbers; by the length of stride it must be 3"),
         ({"dec_num_head": (2,)}, "dec_num_head has 1 numbers; by the length of stride it must be 2"),
         ({"dec_patch_size": (24, 48)}, r"enc_patch_size\[1\] is 24, dec_patch_size\[1\] is 48; they must be equal"),
-        ({"enc_num_head": (3, 2, 4)}, "3 heads cannot share 8 channels"),
+        ({"enc_num_head": (4, 2, 3)}, "4 heads cannot share 6 channels"),
         ({"pdnorm_ln": True, "pdnorm_decouple": False}, "pdnorm_decouple=False is not supported"),
+        ({"type": "PT-v3m3"}, "heads of a multiple of 6 channels, not 3"),
+        ({"type": "PT-v3m2", "rope_base": 10}, "its PT-v3m2 has rope_base, which only PT-v3m3 knows"),
         ({"patch_sizes": 3}, "unexpected keyword argument 'patch_sizes'"),
     ],
 )
@@ -253,9 +275,19 @@ def test_a_configuration_that_cannot_be_is_refused(options: dict[str, Any], mess
         small(options, "v1.6")
 
 
-def test_a_stride_that_is_no_power_of_two_is_refused_when_it_is_built() -> None:
-    with pytest.raises(ValueError, match="stride of 3"):
-        small({"stride": (2, 3)}, "v1.6")
+@pytest.mark.parametrize(("family", "stride"), [("PT-v3m1", 3), ("PT-v3m1", 0), ("PT-v3m2", 0), ("PT-v3m3", 0.5)])
+def test_a_stride_that_cannot_be_is_refused_when_it_is_built(family: str, stride: float) -> None:
+    with pytest.raises(ValueError, match=f"stride of {stride}"):
+        small({"type": family, "stride": (2, stride)}, "v1.6")
+
+
+@torch.inference_mode()
+def test_a_rotary_embedding_stays_in_float32() -> None:
+    network = small(CONFIGS["m3"], "v1.6")
+    before = {key: value.clone() for key, value in network.state_dict().items() if "inv_freq" in key}
+    network.half()
+    assert before
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
 
 
 def test_both_names_of_an_encoder_alone_are_known() -> None:

@@ -112,6 +112,29 @@ def test_stages_are_the_cells_of_the_octree(clouds: list[tuple[int, int]], seed:
         assert all(int(top) < extent for top, extent in zip(coarse.cells.amax(dim=0)[1:], coarse.shape, strict=True))
 
 
+@given(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 40)), min_size=1, max_size=4), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_stages_by_grid_are_the_cells_divided(clouds: list[tuple[int, int]], seed: int) -> None:
+    batch = together([cloud(voxels, extent, 1, seed + i) for i, (voxels, extent) in enumerate(clouds)])
+    strides = (2, 3, 1, 5)
+    made = stages.by_grid(batch, ORDERS, strides)
+    for stride, fine, coarse in zip(strides, made.stages, made.stages[1:], strict=False):
+        divided = fine.cells.clone()
+        divided[:, 1:] //= stride
+        assert fine.down is not None
+        assert fine.down.order is not None
+        assert torch.equal(coarse.cells[fine.down.cluster], divided)
+        assert len(torch.unique(coarse.cells, dim=0)) == len(coarse.cells) == sum(coarse.sizes)
+        assert bool((torch.diff(fine.down.cluster[fine.down.order]) >= 0).all())
+        assert torch.equal(torch.bincount(fine.down.cluster), torch.diff(fine.down.starts))
+        of = coarse.cells[:, 0].long()
+        assert torch.bincount(of, minlength=len(clouds)).tolist() == coarse.sizes
+        tops = stages.largest(coarse.cells[:, 1:], coarse.sizes)
+        expected = codes(coarse.cells[:, 1:], of, [stages.grid_depth(max(top)) for top in tops], ORDERS)
+        assert torch.equal(coarse.codes, expected)
+        assert coarse.shape == stages.extent(tops)
+
+
 def test_a_cloud_of_too_many_cells_is_refused() -> None:
     batch = cloud(50, 8, 1, 0)
     batch.grid_coord[3, 1] = 65535

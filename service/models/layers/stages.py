@@ -114,19 +114,13 @@ def by_code(batch: Batch, orders: Sequence[str], strides: Sequence[int], depth: 
     Raises:
         ValueError: a cloud has no rows, or more than 2^16 cells along an axis.
     """
-    sizes = batch.sizes
-    tops = largest(batch.grid_coord, sizes)
+    first, order, tops = _first(batch, orders, depth)
+    stages, cells, found, device = [first], first.cells, first.codes, first.cells.device
+    cloud = cells[:, 0].long()
     depths = [depths_of(max(top), depth) for top in tops]
-    device, cloud = batch.grid_coord.device, batch.cloud
-    found = codes(batch.grid_coord, cloud, depths, orders)
-    # A cloud comes after another in the batch already: sorting moves rows within their clouds alone.
-    order = torch.argsort(_with_cloud(found[0], cloud))
-    found = found.index_select(1, order)
-    cells = torch.cat([cloud.unsqueeze(1).int(), batch.grid_coord.int().index_select(0, order)], dim=1)
-    stages = [Stage(cells, sizes, extent(tops), found, sorted_by=0)]
     shifts = _shifts(depths, strides)
     shifted = torch.tensor(shifts, device=device).index_select(1, cloud)  # (stages - 1, M)
-    clusters, counts = _clusters(_with_cloud(found[0] >> 3 * shifted, cloud), sizes)
+    clusters, counts = _clusters(_with_cloud(found[0] >> 3 * shifted, cloud), first.sizes)
     heads = torch.arange(len(cells), device=device)
     for level, (sizes, coarse) in enumerate(zip(counts, clusters, strict=True)):
         fine = coarse.index_select(0, heads) if level else coarse
@@ -139,6 +133,61 @@ def by_code(batch: Batch, orders: Sequence[str], strides: Sequence[int], depth: 
         shape = extent([[top >> s for top in cloud_top] for cloud_top, s in zip(tops, shifts[level], strict=True)])
         stages.append(Stage(at, sizes, shape, found.index_select(1, heads) >> 3 * by, sorted_by=0))
     return Stages(stages, order)
+
+
+def by_grid(batch: Batch, orders: Sequence[str], strides: Sequence[int]) -> Stages:
+    """Make the stages of a network that pools by dividing cells: PT-v3m2, PT-v3m3, LitePT.
+
+    Each stage is serialised anew, with an octree as deep as its own cells ask for. Rows of every stage stand along the
+    first curve. Octree depths are each cloud's own, where Pointcept takes the batch's.
+
+    Args:
+        batch: clouds of one cell and more.
+        orders: curves, names out of `serialization.ORDERS`.
+        strides: from each stage to the next, whole and at least 1.
+
+    Raises:
+        ValueError: a cloud has no rows, or more than 2^16 cells along an axis.
+    """
+    first, order, tops = _first(batch, orders, grid_depth)
+    stages = [first]
+    for stride in strides:
+        fine = stages[-1]
+        tops = [[top // stride for top in cloud_top] for cloud_top in tops]
+        cells = torch.cat([fine.cells[:, :1], fine.cells[:, 1:] // stride], dim=1)
+        cloud = cells[:, 0].long()
+        found = codes(cells[:, 1:], cloud, [grid_depth(max(top)) for top in tops], orders)
+        keys, cluster, counts = torch.unique(_with_cloud(found[0], cloud), return_inverse=True, return_counts=True)
+        rows = torch.argsort(cluster, stable=True)
+        starts = torch.nn.functional.pad(counts.cumsum(dim=0), (1, 0))
+        fine.down = Down(cluster, rows, starts)
+        heads = rows.index_select(0, starts[:-1])
+        sizes: list[int] = torch.bincount(keys >> _CLOUD_BIT, minlength=len(tops)).tolist()
+        stages.append(Stage(cells[heads], sizes, extent(tops), found.index_select(1, heads), sorted_by=0))
+    return Stages(stages, order)
+
+
+def grid_depth(top: int) -> int:
+    """Return the octree's levels for a largest coordinate, as Pointcept has counted them since v1.6.0."""
+    return (top + 1).bit_length()
+
+
+def _first(
+    batch: Batch, orders: Sequence[str], depth: Callable[[int], int]
+) -> tuple[Stage, torch.Tensor, list[list[int]]]:
+    """Return the first stage, the batch's row that each of its rows is, and each cloud's largest coordinates.
+
+    Raises:
+        ValueError: a cloud has no rows, or more than 2^16 cells along an axis.
+    """
+    sizes = batch.sizes
+    tops = largest(batch.grid_coord, sizes)
+    cloud, grid_coord = batch.cloud, batch.grid_coord.int()
+    found = codes(grid_coord, cloud, [depths_of(max(top), depth) for top in tops], orders)
+    # A cloud comes after another in the batch already: sorting moves rows within their clouds alone.
+    order = torch.argsort(_with_cloud(found[0], cloud))
+    cells = torch.cat([cloud.unsqueeze(1).int(), grid_coord.index_select(0, order)], dim=1)
+    return Stage(cells, sizes, extent(tops), found.index_select(1, order), sorted_by=0), order, tops
 
 
 def largest(grid_coord: torch.Tensor, sizes: Sequence[int]) -> list[list[int]]:

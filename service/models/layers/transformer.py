@@ -21,10 +21,12 @@ class Flow:
     Attributes:
         feat: (M, C).
         seen: (M, C), what the next convolution of the stage sees: mostly `feat` itself.
+        coord: (M, 3) float32 where each cell's points lie, in metres; None: no block asks for it.
     """
 
     feat: torch.Tensor
     seen: torch.Tensor
+    coord: torch.Tensor | None = None
 
 
 class MLP(nn.Module):
@@ -108,7 +110,7 @@ class Block(nn.Module):
         """Return the features behind the block."""
         y = self.cpe[0](stage.sparse(self.engine, x.seen)).features
         feat = x.feat + self.cpe(y, batch, first=1)
-        branch = self.attn(self.norm1(feat, batch) if self.pre_norm else feat, stage)
+        branch = self.attn(self.norm1(feat, batch) if self.pre_norm else feat, stage, x.coord)
         feat = feat + (self.ls1(branch, batch) if self.scaled else branch)
         if not self.pre_norm:
             feat = self.norm1(feat, batch)
@@ -118,7 +120,7 @@ class Block(nn.Module):
         feat = feat + branch
         if not self.pre_norm:
             feat = self.norm2(feat, batch)
-        return Flow(feat, branch if self.passes_branch else feat)
+        return Flow(feat, branch if self.passes_branch else feat, x.coord)
 
 
 class Pooling(nn.Module):
@@ -142,7 +144,7 @@ class Pooling(nn.Module):
         assert stage.down is not None
         y = reduce(self.proj(x.feat), stage.down, "max")
         y = self.act(self.norm(y, batch), batch)
-        return Flow(y, y)
+        return Flow(y, y, None if x.coord is None else reduce(x.coord, stage.down, "mean"))
 
 
 class Unpooling(nn.Module):
@@ -176,7 +178,7 @@ class Unpooling(nn.Module):
         assert stage.down is not None
         skip = self.proj_skip(fine.feat, batch)
         total = skip + self.proj(coarse.feat, batch).index_select(0, stage.down.cluster)
-        return Flow(total, total if self.convolves_sum else skip)
+        return Flow(total, total if self.convolves_sum else skip, fine.coord)
 
 
 def reduce(rows: torch.Tensor, down: Down, how: str) -> torch.Tensor:
