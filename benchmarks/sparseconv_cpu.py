@@ -127,7 +127,7 @@ def compare_networks(voxels: int, repeat: int) -> None:
         return
     for module in ours.modules():
         if isinstance(module, CONVOLUTIONS):
-            module.bfloat16 = True
+            module.narrow = True
     for name in [name for name in sparseconv.cpu_instructions() if name.endswith("bf16")]:
         sparseconv.use_cpu_instructions(name)
         mine = measure(lambda: ours(batch), repeat)

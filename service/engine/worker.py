@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ def describe(device: torch.device, models: Mapping[str, Model]) -> dict[str, Any
         "cuda": torch.version.cuda if on_gpu else None,
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "engines": {name: model.engine for name, model in models.items()},
+        "precision": {name: model.precision for name, model in models.items()},
     }
 
 
@@ -74,12 +75,15 @@ class Worker:
         self.intakes = INTAKES[self.device.type]
         self.window_s = chosen.batch_window_ms / 1e3
         self._local = threading.local()
+        self.say: Callable[[Message], None] = lambda message: None  # until the pipeline gives a voice
         self.enter("main")
         self._sources = catalogue.sources(chosen)
         self._spares: dict[str, Model] = {}
         self.models = {name: source.load(self.device, chosen.engine) for name, source in self._sources.items()}
         self._voxel_bytes: dict[str, float] = {}
-        for name in self.models:
+        for name, model in self.models.items():
+            if chosen.precision == "bfloat16":
+                model.try_bfloat16()
             self._warm_up(name)
         self._batch_bytes = chosen.batch_memory_bytes or self._spare_bytes()
 

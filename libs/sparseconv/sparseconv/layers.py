@@ -82,7 +82,7 @@ class _Convolution(nn.Module):
             self.register_parameter("bias", None)
         self.relu = False
         """Whether negative results become 0, in the same pass."""
-        self.bfloat16 = False
+        self.narrow = False
         """Whether the products are in bfloat16; see `ops.pack_weight`."""
         self._packed: torch.Tensor | None = None
         self._packed_from: tuple[int, int, bool] | None = None
@@ -91,13 +91,13 @@ class _Convolution(nn.Module):
         """Return the weight as `ops.conv` reads it, packed again after it has changed."""
         weight: torch.Tensor = self.weight
         # An inference tensor counts no versions: it may have changed, and is packed every time.
-        now = None if weight.is_inference() else (weight.data_ptr(), weight._version, self.bfloat16)
+        now = None if weight.is_inference() else (weight.data_ptr(), weight._version, self.narrow)
         if self._packed is None or now is None or self._packed_from != now:
             if math.prod(self.kernel_size) == 1 and self._reads_transposed:
                 # spconv reads the memory of this weight as (in, out), whatever its shape says; checkpoints rely on it.
                 matrix = weight.view(self.in_channels, self.out_channels).t()
                 weight = matrix.reshape(self.out_channels, 1, 1, 1, self.in_channels)
-            self._packed, self._packed_from = ops.pack_weight(weight.contiguous(), self.bfloat16), now
+            self._packed, self._packed_from = ops.pack_weight(weight.contiguous(), self.narrow), now
         return self._packed
 
     _reads_transposed = False

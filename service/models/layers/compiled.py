@@ -21,6 +21,7 @@ class CompiledEngine:
     name = "native"
     folds = True
     fuses = True
+    narrows = sparseconv.multiplies_bfloat16()
 
     @staticmethod
     def serves(device: torch.device) -> bool:

@@ -37,6 +37,8 @@ class Engine(Protocol):
     """Whether its layers take a bias on this device, so that batch norms can be folded into them."""
     fuses: bool
     """Whether its layers have an attribute `relu` and take a `residual`: the end of a block in the same pass."""
+    narrows: bool
+    """Whether its layers have an attribute `narrow`, and are faster on this machine with products in bfloat16."""
 
     def order(self, indices: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor | None:
         """Return the (M,) int64 order of rows in which the convolutions are fastest; None: any is as good as another.

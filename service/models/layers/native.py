@@ -192,6 +192,7 @@ class NativeEngine:
     name = "native"
     folds = True
     fuses = False
+    narrows = False
 
     def __init__(self, device: torch.device) -> None:
         self.team = Team(torch.get_num_threads() if device.type == "cpu" else 1)

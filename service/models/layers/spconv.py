@@ -80,6 +80,7 @@ class SpconvEngine:
 
     name = "spconv"
     fuses = False
+    narrows = False
 
     def __init__(self, device: torch.device) -> None:
         import spconv.pytorch as library
