@@ -139,11 +139,18 @@ def segment(
 
 
 @app.command()
-def models(url: Url = None, api_key: ApiKey = None) -> None:
-    """List the models that a running service has, or without --url those that come with this installation."""
+def models(
+    url: Url = None,
+    api_key: ApiKey = None,
+    model: Models = None,
+    models_dir: ModelsDir = None,
+    generation: Generation = None,
+) -> None:
+    """List the models that a running service has, or without --url those that one with these options would have."""
     from service.cli import models as command
 
-    command.show(url, _settings(api_key=api_key).api_key)
+    chosen: dict[str, Any] = {"models": model, "models_dir": models_dir, "generation": generation}
+    raise typer.Exit(command.show(url, _settings(api_key=api_key, **chosen)))
 
 
 @app.command()

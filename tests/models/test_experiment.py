@@ -314,8 +314,8 @@ def test_labels_are_the_networks_own(spunet: Path) -> None:
     grid -= grid.min(axis=0)
     assert len(np.unique(grid, axis=0)) == len(grid)
     feat = np.concatenate([color / 255, normal], axis=1)
-    tensors = (torch.from_numpy(part) for part in (coord.astype(np.float32), grid.astype(np.int32), np.float32(feat)))
-    batch = Batch(*tensors, torch.tensor([len(grid)]))
+    place, voxels, inputs = map(torch.from_numpy, (np.float32(coord), grid.astype(np.int32), np.float32(feat)))
+    batch = Batch(place, voxels, inputs, torch.tensor([len(grid)]))
     with torch.inference_mode():
         scores = experiments.network()(batch).softmax(dim=1).numpy()
     assert answer.scores is not None

@@ -111,8 +111,10 @@ def _compare(entries: Entries, data: Data, signed: bool = False) -> Prepared:
     chosen = _nearest(_moved(recipe, data["coord"]), ours.inverse.numpy(), ours.voxels)
     theirs = _transformed(entries, data, chosen, signed)
     assert np.array_equal(tile.grid_coord.numpy(), theirs["grid_coord"])
-    assert np.abs(tile.coord.numpy() - theirs["coord"]).max() < 1e-6
-    assert np.abs(tile.feat.numpy() - theirs["feat"]).max() < 1e-5
+    # numpy sums a mean in single precision.
+    tolerance = 1e-3 if any(entry["type"] == "NormalizeCoord" for entry in entries) else 1e-6
+    assert np.abs(tile.coord.numpy() - theirs["coord"]).max() < tolerance
+    assert np.abs(tile.feat.numpy() - theirs["feat"]).max() < max(tolerance, 1e-5)
     return ours
 
 
