@@ -7,7 +7,6 @@ from typing import Any
 
 from service.engine.channel import Message
 from service.engine.device import Device
-from service.engine.memory import rss_bytes
 from service.engine.waiting import Job, Rate
 
 FIRST_GUESS_PER_S = 200_000.0
@@ -31,6 +30,7 @@ class Lane:
         retries: jobs that a worker had when it was lost. Each is run alone, so that one that ends workers is known.
         rate: points a second.
         heard: `time.monotonic()` when the worker last said something, or got work after being idle.
+        rss_bytes: resident memory of the worker, as last looked at.
     """
 
     def __init__(self, device: Device) -> None:
@@ -40,6 +40,7 @@ class Lane:
         self.retries: deque[Job] = deque()
         self.rate = Rate(FIRST_GUESS_PER_S)
         self.heard = 0.0
+        self.rss_bytes = 0
         self._patience_s = 0.0
         self._points = 0
         self._done_cost = 0
@@ -87,7 +88,8 @@ class Lane:
 
     def count(self, report: Message, now: float) -> None:
         """Learn from what the worker says of a batch, which it does after the batch's last answer."""
-        self.rate.add(self._done_cost, now - self._counted)
+        # At least the batch's own time: new work may have come between its last answer and this.
+        self.rate.add(self._done_cost, max(now - self._counted, report.get("seconds", 0.0)))
         self._done_cost, self._counted = 0, now
         self._voxels_a_point.add(report.get("voxels", 0), report.get("points", 0))
         self._batch_voxels = report.get("batch_voxels", self._batch_voxels)
@@ -111,15 +113,14 @@ class Lane:
 
     def status(self) -> dict[str, Any]:
         """Return the state of the device and its worker, as JSON values."""
-        pid = self.device.pid
         return {
             "device": self.device.name,
             "state": self.state,
             "reason": self.reason,
-            "pid": pid,
+            "pid": self.device.pid,
             "starts": self.device.starts,
             "in_flight": {"requests": len(self.in_flight), "points": self._points},
             "points_per_s": round(self.rate.per_s()),
-            "rss_bytes": rss_bytes(pid),
+            "rss_bytes": self.rss_bytes,
             "memory": self._memory,
         }

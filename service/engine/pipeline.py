@@ -29,10 +29,15 @@ log = structlog.get_logger()
 
 
 class Labeller(Protocol):
-    """What a pipeline drives. `enter` is called once in each of its threads, `prepare` in several, `label` in one."""
+    """What a pipeline drives. `enter` is called once in each of its threads, `prepare` in several, `label` in one.
+
+    The pipeline gives it an attribute `say`, which sends the engine a message: `{"patience_s": 600}` before something
+    that takes longer than its clouds explain, as loading a model does; `{"cards": [...]}` when the models have changed.
+    """
 
     intakes: int
     """How many threads prepare clouds."""
+    say: Callable[[Message], None]
     window_s: float
     """How long a free device waits for clouds that are being prepared at this moment, to run them together."""
 
@@ -79,6 +84,7 @@ class Pipeline:
 
     def __init__(self, channel: Channel, labeller: Labeller) -> None:
         self._channel, self._labeller = channel, labeller
+        labeller.say = lambda message: self._out.put((message, None))
         self._batches = Batches()
         self._changed = threading.Condition()
         self._incoming: deque[Item] = deque()

@@ -140,7 +140,7 @@ class Scheduler:
         """Return the state ("loading", "ready", "failed", "stopping"), queue, devices and counts, as JSON values."""
         with self._changed:
             state, reason = self._state()
-            first = next((lane for lane in self._lanes if lane.state == "ready"), self._lanes[0])
+            first = self._speaker()
             return {
                 "state": state,
                 "reason": reason,
@@ -158,6 +158,18 @@ class Scheduler:
                 "counts": dict(self._counts),
                 "points_per_s": round(self._cost_per_s() * self._ready_lanes()),
             }
+
+    def models(self) -> list[str]:
+        """Return the names of the models.
+
+        Raises:
+            NotReady: no worker has said yet which there are.
+        """
+        with self._changed:
+            names = [str(card["name"]) for card in self._speaker().device.cards]
+            if not names:
+                raise NotReady(self._state()[1], retry_after_s=5)
+            return names
 
     def drain(self) -> None:
         """Say "stopping" from now on; what comes is still run, for it is the rest of requests that were let in."""
@@ -180,6 +192,10 @@ class Scheduler:
             thread.join(5)
         with self._changed:
             self._refuse_all(NotReady("the service is shutting down"))
+
+    def _speaker(self) -> Lane:
+        """Return the lane that speaks for all of them: all have the same models."""
+        return next((lane for lane in self._lanes if lane.state == "ready"), self._lanes[0])
 
     def _state(self) -> tuple[str, str]:
         if self._stopping or self._closed:
@@ -273,11 +289,14 @@ class Scheduler:
         return True
 
     def _hear(self, lane: Lane, message: Message, descriptors: list[int]) -> None:
-        """Take a worker's word: a job's answer, a report on a batch, or a plea for patience."""
+        """Take a worker's word: a job's answer, a report on a batch, a plea for patience, or news of its models."""
         now = time.monotonic()
         with self._changed:
             if "patience_s" in message:
                 lane.wait(message["patience_s"], now)
+                return
+            if "cards" in message:
+                lane.device.cards = message["cards"]
                 return
             if "report" in message:
                 lane.count(message["report"], now)
@@ -336,12 +355,13 @@ class Scheduler:
                     return
                 now = time.monotonic()
                 for lane in self._lanes:
+                    lane.rss_bytes = rss_bytes(lane.device.pid)
                     if lane.state != "ready":
                         continue
                     if lane.hangs(now, self._silence_s):
                         self._counts["hung"] += 1
                         lane.device.kill(f"killed because it said nothing for {now - lane.heard:.0f} s")
-                    elif rss_bytes(lane.device.pid) > self._worker_memory_bytes:
+                    elif lane.rss_bytes > self._worker_memory_bytes:
                         self._counts["out_of_memory"] += 1
                         limit = self._worker_memory_bytes >> 20
                         lane.device.kill(f"killed because it took more than {limit} MB of memory")

@@ -107,10 +107,7 @@ class Engine:
         return found, []
 
     def _know(self, model: str) -> None:
-        status = self._scheduler.status()
-        names = [card["name"] for card in status["models"]]
-        if not names:
-            raise NotReady(status["reason"], retry_after_s=5)
+        names = self._scheduler.models()
         if model not in names:
             raise UnknownModel(f"there is no model {model!r}; there are: {', '.join(names)}")
 

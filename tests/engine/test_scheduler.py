@@ -250,6 +250,13 @@ def test_a_worker_that_eats_memory_is_ended(device: FakeDevice) -> None:
     scheduler.close()
 
 
+def test_a_worker_s_models_may_change(scheduler: Scheduler, device: FakeDevice) -> None:
+    assert scheduler.models() == ["stub"]
+    device.say({"cards": [{"name": "stub"}, {"name": "another"}]})
+    wait_for(lambda: scheduler.models() == ["stub", "another"])
+    assert [card["name"] for card in scheduler.status()["models"]] == ["stub", "another"]
+
+
 def test_models_that_do_not_load_are_said_to_the_user(device: FakeDevice) -> None:
     device.start_error = UnusableCloud("no such weights")
     scheduler = Scheduler([device], 100, 100)  # type: ignore[list-item]
