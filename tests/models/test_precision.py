@@ -77,8 +77,23 @@ def test_pointcepts_logits_are_met_within_a_hundredth(shared: Path, name: str) -
     network.fold()
     for module in network.modules():
         if hasattr(module, "narrow"):
-            module.narrow = True
+            setattr(module, "narrow", True)  # noqa: B010  torch types attributes of modules as tensors
     expected = torch.from_numpy(case.arrays["logits"])
     error = float((network(case.batch()) - expected).norm() / expected.norm())
     print(f"{name}: {error:.1e}")
     assert 0 < error < 1e-2
+
+
+def test_the_setting_reaches_the_models_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.engine.worker import Worker, describe
+    from service.models.layers.compiled import CompiledEngine
+    from service.settings import Settings
+
+    monkeypatch.setattr(CompiledEngine, "narrows", True)
+    threads = torch.get_num_threads()
+    try:
+        for wanted, precision in (("auto", "float32"), ("bfloat16", "bfloat16")):
+            worker = Worker(Settings(device="cpu", precision=wanted, models="parcels", threads=threads))
+            assert describe(worker.device, worker.models)["precision"] == {"parcels": precision}
+    finally:
+        torch.set_num_threads(threads)
