@@ -31,19 +31,29 @@ from service.models.layers.engine import engine
 from service.models.site import Site
 
 CLASSES = 20
+_CURVES: dict[str, Any] = {
+    "in_channels": 6,
+    "order": ("z", "z-trans", "hilbert", "hilbert-trans"),
+    "enc_patch_size": (1024,) * 5,
+    "dec_patch_size": (1024,) * 4,
+    "enable_flash": True,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "SpUNet-v1m1": {"type": "SpUNet-v1m1", "in_channels": 6, "num_classes": CLASSES},
     "SpUNet-v1m2": {"type": "SpUNet-v1m2", "in_channels": 6, "num_classes": CLASSES},
-    "PT-v3m1": {
-        "type": "PT-v3m1",
-        "in_channels": 6,
-        "order": ("z", "z-trans", "hilbert", "hilbert-trans"),
-        "enc_patch_size": (1024,) * 5,
-        "dec_patch_size": (1024,) * 4,
-        "enable_flash": True,
+    "PT-v3m1": {"type": "PT-v3m1", **_CURVES},
+    "PT-v3m2": {"type": "PT-v3m2", **_CURVES},
+    "PT-v3m3": {
+        "type": "PT-v3m3",
+        **_CURVES,
+        "enc_channels": (48, 96, 192, 384, 576),
+        "enc_num_head": (2, 4, 8, 16, 24),
+        "dec_channels": (48, 96, 192, 384),
+        "dec_num_head": (2, 4, 8, 16),
+        "rope_base": 10,
     },
 }
-FEATURES = {"PT-v3m1": 64}
+FEATURES = {"PT-v3m1": 64, "PT-v3m2": 64, "PT-v3m3": 48}
 """Families whose network ends in features, and how many; a linear head stands behind them."""
 
 

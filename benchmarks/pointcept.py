@@ -33,7 +33,7 @@ def load(checkout: Path, networks: bool = True) -> dict[str, Any]:
 
     Args:
         checkout: the repository; `pointcept/datasets`, `pointcept/models` and `pointcept/utils` of it are read.
-        networks: whether to import SpUNet-v1m1, v1m2 and PT-v3m1 too, which needs spconv, timm and addict.
+        networks: whether to import SpUNet-v1m1, v1m2 and PT-v3m1, m2, m3 too, which needs spconv, timm and addict.
     """
     root = checkout / "pointcept"
     if not (root / "datasets" / "transform.py").is_file():
@@ -60,6 +60,8 @@ def load(checkout: Path, networks: bool = True) -> dict[str, Any]:
         "sparse_unet.spconv_unet_v1m1_base",
         "sparse_unet.spconv_unet_v1m2_bn_momentum",
         "point_transformer_v3.point_transformer_v3m1_base",
+        "point_transformer_v3.point_transformer_v3m2_sonata",
+        "point_transformer_v3.point_transformer_v3m3_utonia",
     ):
         importlib.import_module(f"pointcept.models.{family}")
     found["MODELS"] = importlib.import_module("pointcept.models.builder").MODELS
