@@ -26,6 +26,15 @@ CHECKPOINTS = ("model_best.pth", "model_last.pth")
 MAX_CLASSES = 10_000
 _SHOWN = 5
 
+# sonata/transform.py, default(), of facebookresearch/sonata.
+_SONATA = (
+    {"type": "CenterShift", "apply_z": True},
+    {"type": "GridSample", "grid_size": 0.02},
+    {"type": "NormalizeColor"},
+    {"type": "Collect", "feat_keys": ("coord", "color", "normal")},
+)
+_SONATA_CHANNELS = 9
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,7 +74,7 @@ class Experiment:
         try:
             weights, configuration = self._files()
             if configuration is None:
-                return self._plan(_carried(weights, checkpoint.load(weights)), ()).card
+                return self._plan(*_carried(weights, checkpoint.load(weights))).card
             checkpoint.inspect(weights)
             return self._plan(*config.read(configuration)).card
         except ServiceError as error:
@@ -79,7 +88,7 @@ class Experiment:
         """
         weights, configuration = self._files()
         stored = checkpoint.load(weights)
-        found = (_carried(weights, stored), ()) if configuration is None else config.read(configuration)
+        found = _carried(weights, stored) if configuration is None else config.read(configuration)
         plan = self._plan(*found)
         layers = choose_engine(engine, device)
         network: Any = self._build(plan.network, Site(layers, self.families, plan.generation))
@@ -203,21 +212,33 @@ class Experiment:
             )
 
 
-def _carried(path: Path, stored: checkpoint.Checkpoint) -> Mapping[str, Any]:
-    """Return the configuration that a checkpoint carries."""
+def _carried(path: Path, stored: checkpoint.Checkpoint) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the configuration that a checkpoint carries, and what was taken for granted.
+
+    One of a network alone, as Sonata's files carry, does not say what its input is: where it has as many channels as
+    Sonata's transforms make, it is these.
+    """
     if stored.config is None:
         raise UnusableModel(
             f"The checkpoint {path} carries no configuration, and there is no config.py beside it or a folder above it."
         )
     values = config.read_text(stored.config, f"in {path}") if isinstance(stored.config, str) else stored.config
     if "type" in values:
-        return {"model": values}
+        values = {"model": values}
+    if "model" in values and "data" not in values and _in_channels(values["model"]) == _SONATA_CHANNELS:
+        note = "The checkpoint does not say what its input is: Sonata's transforms were taken."
+        return {**values, "data": {"val": {"transform": _SONATA}}}, (note,)
     if "model" not in values:
         raise UnusableModel(
             f"The configuration in {path} has no `model`: it describes a network without a head "
             f"({', '.join(str(key) for key in list(values)[:_SHOWN])}, ...), which labels nothing."
         )
-    return values
+    return values, ()
+
+
+def _in_channels(network: Any) -> Any:
+    inner = network.get("backbone", network) if isinstance(network, Mapping) else None
+    return inner.get("in_channels") if isinstance(inner, Mapping) else None
 
 
 def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:

@@ -10,11 +10,12 @@ from service.errors import UnusableCloud
 _NEIGHBOURS = 30
 
 
-def estimate(coord: torch.Tensor) -> torch.Tensor:
-    """Return the normal of the plane through each point's 30 nearest neighbours, turned upwards.
+def estimate(coord: torch.Tensor, viewpoint: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the normal of the plane through each point's 30 nearest neighbours, on the side of a viewpoint.
 
     Args:
         coord: (n, 3) metres.
+        viewpoint: (3,) where the cloud was seen from; None: from above.
 
     Returns:
         (n, 3) float32, length 1.
@@ -34,5 +35,19 @@ def estimate(coord: torch.Tensor) -> torch.Tensor:
         ) from error
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(coord.double().cpu().numpy()))
     cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(_NEIGHBOURS))
-    cloud.orient_normals_to_align_with_direction(np.array([0.0, 0.0, 1.0]))
-    return torch.from_numpy(np.asarray(cloud.normals, dtype=np.float32)).to(coord.device)
+    if viewpoint is None:
+        cloud.orient_normals_to_align_with_direction(np.array([0.0, 0.0, 1.0]))
+    found = torch.from_numpy(np.asarray(cloud.normals, dtype=np.float32)).to(coord.device)
+    return found if viewpoint is None else facing(found, coord, viewpoint)
+
+
+def facing(normal: torch.Tensor, coord: torch.Tensor, viewpoint: torch.Tensor) -> torch.Tensor:
+    """Return normals turned to the side from which their points are seen.
+
+    Args:
+        normal: (n, 3).
+        coord: (n, 3) their points.
+        viewpoint: (3,) in the same frame.
+    """
+    away = ((viewpoint - coord) * normal).sum(dim=1, keepdim=True) < 0
+    return torch.where(away, -normal, normal)

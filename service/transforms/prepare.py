@@ -90,6 +90,14 @@ def occupied(coord: torch.Tensor, recipe: Recipe, grid_size: float) -> tuple[gri
     return cells, begin.double() * grid_size
 
 
+def viewpoint(coord: torch.Tensor, recipe: Recipe) -> torch.Tensor | None:
+    """Return where Pointcept's clouds are seen from: a room from its middle, a lidar's from its zero; else None."""
+    if recipe.before is None:
+        return None
+    low, high = grid.bounds(coord)
+    return (low + high) / 2 if steps.anchored(recipe.before) else torch.zeros_like(low)
+
+
 def place(coord: torch.Tensor, normal: torch.Tensor | None, recipe: Recipe) -> steps.Moved:
     """Return the coordinates of one pass as the network sees them, (m, 3) float32, and the normals with them."""
     if recipe.before is None:
@@ -113,7 +121,7 @@ def reduce(part: points.Points, cells: grid.Grid, recipe: Recipe, warnings: list
         # A mean is shorter than what it is of; one point's own normal stays as it is.
         normal = torch.nn.functional.normalize(normal, dim=1) if chosen is None else normal
     elif "normal" in recipe.features:
-        normal = normals.estimate(middle)
+        normal = normals.estimate(middle, viewpoint(middle, recipe))
         warnings.append("The cloud has no normals, which the model needs: they were computed.")
     return features.Voxels(middle, cells.grid_coord, color, normal, intensity, part.ground)
 

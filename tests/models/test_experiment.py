@@ -98,6 +98,13 @@ def test_a_checkpoint_may_carry_its_configuration_or_stand_beside_it(spunet: Pat
     assert "describes a network without a head" in _wrong(tmp_path / "bare.pth")
     torch.save({"config": values["model"], "state_dict": contents["state_dict"]}, tmp_path / "model.pth")
     assert "has no `data`" in _wrong(tmp_path / "model.pth")
+    nine = experiments.SPUNET.replace("in_channels=6", "in_channels=9")
+    made = experiments.network(nine)
+    carried = config.read_text(f"model = {nine}", "config.py")["model"]
+    torch.save({"config": carried, "state_dict": made.state_dict()}, tmp_path / "nine.pth")
+    card = Experiment("nine", tmp_path / "nine.pth", FAMILIES).load(CPU, "native").card
+    assert card.inputs == ("coord", "color", "normal")
+    assert "Sonata's transforms were taken" in card.about["warnings"][0]
 
 
 @pytest.mark.parametrize(

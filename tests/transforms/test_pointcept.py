@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
 from service.models import pipeline
-from service.transforms import Recipe, prepare, steps
-from service.transforms.prepare import Prepared
+from service.transforms import Recipe, normals, prepare, steps
+from service.transforms.prepare import Prepared, viewpoint
 from service.values import PointCloud
 
 CPU = torch.device("cpu")
@@ -200,6 +200,25 @@ def test_what_a_cloud_lacks_is_made_or_asked_for() -> None:
     # Of a model that was trained without colours none are asked.
     ours = prepare(PointCloud(data["coord"].astype(np.float64)), _recipe(SCALED), CPU)
     assert not ours.tiles[0].feat[:, 3:].any()
+
+
+def test_computed_normals_look_to_where_a_room_is_seen_from() -> None:
+    # The six faces of a box, with normals that point to either side by chance.
+    random = np.random.default_rng(5)
+    coord = random.uniform(-1, 1, (600, 3)) * [2, 2, 1]
+    axis, side = np.arange(600) % 3, random.choice([-1.0, 1.0], 600)
+    coord[np.arange(600), axis] = side * np.array([2, 2, 1])[axis]
+    normal = np.zeros((600, 3))
+    normal[np.arange(600), axis] = random.choice([-1.0, 1.0], 600)
+    points = torch.from_numpy(coord)
+    seen_from = viewpoint(points, _recipe(INDOOR))
+    assert seen_from is not None
+    turned = normals.facing(torch.from_numpy(normal), points, seen_from).numpy()
+    assert np.array_equal(turned[np.arange(600), axis], -side)
+    at_zero = viewpoint(points + 5, _recipe(OUTDOOR))
+    assert at_zero is not None
+    assert not at_zero.any()
+    assert viewpoint(points, Recipe(0.02, ("normal",))) is None
 
 
 def test_recipes_with_steps_are_plain_values_and_back() -> None:
