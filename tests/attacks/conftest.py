@@ -29,10 +29,12 @@ SETTLE_S = 20.0
 def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service under attack."""
     running = start(tmp_path_factory.mktemp("fortress"), **LIMITS)
-    wait_ready(running)
-    yield running
-    assert running.process.poll() is None, "an attack ended the service:\n" + running.log.read_text()[-5000:]
-    running.stop()
+    try:
+        wait_ready(running)
+        yield running
+        assert running.process.poll() is None, "an attack ended the service:\n" + running.log.read_text()[-5000:]
+    finally:
+        running.stop()
 
 
 def shared_memory(pid: int) -> int:
