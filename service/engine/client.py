@@ -23,6 +23,7 @@ __all__ = ["DecodedCloud", "EngineClient", "Gone", "has_hung_up"]
 
 REPLY_GRACE_S = 2.0
 PEEK_S = 0.25
+RECENT_S = 0.25
 Gone = Callable[[], bool]
 """Tells whether whoever asked for this work is not there any more."""
 
@@ -68,6 +69,7 @@ class EngineClient:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
+        self._recent: tuple[float, dict[str, Any]] = (-RECENT_S, {})
 
     def read(
         self,
@@ -162,6 +164,14 @@ class EngineClient:
         """Return the engine's state as JSON values; see `Scheduler.status` and `Engine.status` for what is in it."""
         reply, _answers = self._ask({"op": "status"}, (), time.monotonic() + timeout_s, "")
         return reply
+
+    def recent_status(self) -> dict[str, Any]:
+        """Return the engine's state as it was a moment ago: a request need not ask for what hardly changes."""
+        asked, status = self._recent
+        if time.monotonic() - asked > RECENT_S or status["state"] != "ready":
+            status = self.status()
+            self._recent = (time.monotonic(), status)
+        return status
 
     def close(self) -> None:
         """Close this thread's connection."""

@@ -71,7 +71,7 @@ def choose_model(engine: EngineClient, wanted: str | None) -> str:
         UnknownModel: it is not served.
         NotReady: no model is loaded yet, or the service is about to end.
     """
-    status = engine.status()
+    status = engine.recent_status()
     if status["state"] == "stopping":
         raise NotReady(status["reason"], retry_after_s=5)
     names = [card["name"] for card in status["models"]]

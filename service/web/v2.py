@@ -48,7 +48,7 @@ def _model(name: str, version: str | None) -> dict[str, Any]:
     chosen = choose_model(_engine(), name)
     if version not in (None, "", v2.VERSION):
         raise UnknownModel(f"model {name!r} has no version {version!r}; it has {v2.VERSION!r}")
-    card: dict[str, Any] = next(card for card in _engine().status()["models"] if card["name"] == chosen)
+    card: dict[str, Any] = next(card for card in _engine().recent_status()["models"] if card["name"] == chosen)
     return card
 
 
