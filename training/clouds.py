@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from training import electronics, objects, sensors, solids
+from training.boxes import Box, boxes_in
 from training.scenes import Place, Scene, scene
 from training.sensors import Family
 
-VERSION = 2
+VERSION = 3
 """Of the generator: another number, other clouds for the same seeds."""
 
 
@@ -27,6 +28,7 @@ class Cloud:
         number: (n,) int64, the object of the scene; 0 is what everything stands on.
         focus: (3,) middle of what matters. reach: metres about it.
         eye: (3,) where the (first) sensor stood. axes: (3, 3) its right, down and forward.
+        boxes: where the scene's boxes are and how large, in the scene's frame; not all need have points.
     """
 
     coord: Tensor
@@ -36,15 +38,14 @@ class Cloud:
     reach: float
     eye: Tensor
     axes: Tensor
+    boxes: tuple[Box, ...] = ()
 
     def __len__(self) -> int:
         return len(self.coord)
 
     def keep(self, mask: Tensor) -> Cloud:
         """Return the cloud with the points of the mask (n,) alone."""
-        return Cloud(
-            self.coord[mask], self.label[mask], self.number[mask], self.focus, self.reach, self.eye, self.axes
-        )  # fmt: skip
+        return replace(self, coord=self.coord[mask], label=self.label[mask], number=self.number[mask])
 
 
 def generate(
@@ -100,7 +101,7 @@ def generate(
         clouds.append(
             Cloud(
                 coord[own][mask], label[own][mask], number[own][mask], focus, made.reach,
-                eye[index * fuse], axes[index * fuse],
+                eye[index * fuse], axes[index * fuse], boxes_in(made.parts),
             )
         )  # fmt: skip
     return clouds

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from training import objects
-from training.objects import Parts, cuboid, cylinder, move, settle, turn
+from training import arrangements, objects
+from training.objects import Parts, cuboid, cylinder, move, turn
 from training.solids import BACKGROUND
 
 Array = NDArray[np.float64]
@@ -77,80 +77,6 @@ class Layout:
         return True
 
 
-def _numbered(number: int, parts: Sequence[objects.Part]) -> Parts:
-    return [replace(part, number=number) for part in parts]
-
-
-def lone(rng: Generator, least: float, most: float) -> Parts:
-    """Return one box on any of its sides, seldom on an edge or a corner."""
-    parts = objects.box(rng, objects.box_size(rng, least, most))
-    if rng.random() < 0.08:
-        return settle(parts, objects.tumble(rng), (0, 0, 0))
-    return parts
-
-
-def pile(rng: Generator, least: float, most: float) -> Parts:
-    """Return a stack of two to five boxes, each standing over the middle of the one below."""
-    count = int(rng.integers(2, 5))
-    sizes = sorted((objects.box_size(rng, least, most) for _ in range(count)), key=lambda size: -size[0] * size[1])
-    if rng.random() < 0.4:
-        sizes = [sizes[int(i)] for i in rng.permutation(count)]
-    parts: Parts = []
-    at, heading, below = np.zeros(3), 0.0, sizes[0]
-    for number, size in enumerate(sizes):
-        if number:
-            room = np.minimum(size, below)[:2] * 0.4
-            offset = turn(2, heading) @ np.append(rng.uniform(-1, 1, 2) * room, 0)
-            at = at + offset + (0, 0, below[2])
-            heading += float(rng.normal(0, 0.15) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi))
-        body = objects.closed_box(rng, size) if number + 1 < count else objects.box(rng, size)
-        parts += _numbered(number, move(body, turn(2, heading), at))
-        below = size
-    return parts
-
-
-def bridge(rng: Generator, least: float, most: float) -> Parts:
-    """Return a box that lies across two standing ones of one height."""
-    left, right, top = (objects.box_size(rng, least, most) for _ in range(3))
-    right[2] = left[2]
-    gap = float(rng.uniform(0, 0.5) * top[0])
-    parts = _numbered(0, move(objects.closed_box(rng, left), np.eye(3), (-(gap + left[0]) / 2, rng.normal(0, 0.02), 0)))
-    parts += _numbered(
-        1, move(objects.closed_box(rng, right), np.eye(3), ((gap + right[0]) / 2, rng.normal(0, 0.02), 0))
-    )
-    parts += _numbered(2, move(objects.box(rng, top), turn(2, rng.normal(0, 0.4)), (0, 0, left[2])))
-    return parts
-
-
-def leaning(rng: Generator, least: float, most: float) -> Parts:
-    """Return a box that leans against another one, or on nothing that is seen."""
-    stand = objects.box_size(rng, least, most)
-    size = objects.box_size(rng, least, most)
-    angle = float(rng.uniform(0.15, 1.1))
-    tilted = settle(objects.closed_box(rng, size), turn(1, angle), (0, 0, 0))
-    reach = max(float(p.center[0] + np.abs(p.axes[:, 0]) @ p.half[:]) for p in tilted)
-    tilted = move(tilted, np.eye(3), (-reach - stand[0] / 2 + 0.5 * float(size[2] * np.sin(angle)), 0, 0))
-    return _numbered(0, objects.closed_box(rng, stand)) + _numbered(1, tilted)
-
-
-def block(rng: Generator, least: float, most: float) -> Parts:
-    """Return boxes of one size set side by side in layers, some missing in the top layer, small gaps between."""
-    size = objects.box_size(rng, least, most)
-    counts = np.clip(rng.integers(1, 5, 3), 1, np.maximum(1, (1.4 / size)).astype(int))
-    parts: Parts = []
-    for index in np.ndindex(*counts):
-        if index[2] == counts[2] - 1 and rng.random() < 0.3:
-            continue
-        at = (np.array(index) - (counts - 1) / 2 * (1, 1, 0)) * size * (1.01, 1.01, 1)
-        at = at + (*rng.normal(0, 0.004, 2), 0)
-        parts += _numbered(len(parts), move(objects.closed_box(rng, size * 0.995), turn(2, rng.normal(0, 0.015)), at))
-    return parts or objects.closed_box(rng, size)
-
-
-Arrangement = Callable[[Generator, float, float], Parts]
-ARRANGEMENTS: tuple[Arrangement, ...] = (lone, pile, bridge, leaning, block)
-
-
 def furnish(rng: Generator, layout: Layout, bounds: tuple[float, float], kinds: Sequence[objects.Clutter]) -> None:
     """Put boxes and clutter on the layout: mostly both, sometimes only the one or the other."""
     theme = rng.random()
@@ -162,12 +88,11 @@ def furnish(rng: Generator, layout: Layout, bounds: tuple[float, float], kinds: 
         if wanted:
             # Small boxes stand among large ones as often as not.
             least, most = bounds if rng.random() < 0.8 else (bounds[0] * 0.5, bounds[0])
-            pick = ARRANGEMENTS[int(rng.choice(5, p=(0.56, 0.19, 0.07, 0.1, 0.08)))]
-            parts = pick(rng, max(least, 0.04), most)
+            parts = arrangements.arrange(rng, max(least, 0.04), most)
             if rng.random() < 0.08:
                 top = max(float(p.center[2] + np.abs(p.axes[:, 2]) @ p.half) for p in parts)
                 count = max(p.number for p in parts) + 1
-                parts = parts + _numbered(
+                parts = parts + arrangements.numbered(
                     count, move(objects.clutter(rng, objects.SMALL, 0.12), np.eye(3), (0, 0, top))
                 )
             layout.put(parts, spread=spread, whole=False)
@@ -252,17 +177,23 @@ def pallet(rng: Generator) -> Scene:
     counts = np.maximum(1, np.round(np.array((wide, deep, rng.uniform(0.2, 1.4))) / size)).astype(int)
     layers = float(rng.uniform(0.0, 0.6))
     load: Parts = []
-    for index in np.ndindex(*counts):
+    if rng.random() < 0.45:  # boxes of all sizes, packed as they come
+        tall = float(rng.uniform(0.15, 0.6))
+        mixed = arrangements.heap(
+            rng, tall * 0.4, tall, area=np.array((wide, deep)) / 2, count=int(rng.integers(3, 16))
+        )
+        load = [replace(part, number=part.number + 1) for part in move(mixed, np.eye(3), (0, 0, top))]
+    for index in np.ndindex(*counts) if not load else ():
         if index[2] == counts[2] - 1 and rng.random() < layers:
             continue
         at = (np.array(index) - (counts - 1) / 2 * (1, 1, 0)) * size + (*rng.normal(0, 0.006, 2), top)
         body = objects.closed_box(rng, size * (rng.uniform(0.95, 0.995), rng.uniform(0.95, 0.995), 1))
-        load += _numbered(len(load) + 1, move(body, turn(2, rng.normal(0, 0.01)), at))
+        load += arrangements.numbered(len(load) + 1, move(body, turn(2, rng.normal(0, 0.01)), at))
     around = Layout(rng, np.array((2.0, 2.0)), 0.0)
     for _ in range(int(rng.integers(0, 4))):
         around.put(objects.clutter(rng, objects.LARGE, 0.6))
     outside = [part for part in around.parts if np.any(np.abs(part.center[:2]) > np.array((wide, deep)) / 2 + 0.3)]
-    reach = top + size[2] * counts[2]
+    reach = max((float(part.center[2] + np.abs(part.axes[:, 2]) @ part.half) for part in load), default=top)
     return Scene((*parts, *load, *outside), np.array((0, 0, reach / 2)), 1.0, (1.4, 3.5), (10, 70))
 
 
@@ -295,7 +226,7 @@ def nothing(rng: Generator) -> Scene:
     layout = Layout(rng, rng.uniform(0.15, 0.5, 2), 0.0)
     furnish(rng, layout, (0.1, 0.5), objects.SMALL)
     if not layout.parts:
-        layout.put(lone(rng, 0.1, 0.5))
+        layout.put(arrangements.lone(rng, 0.1, 0.5))
     return Scene(tuple(layout.parts), np.zeros(3), 0.4, (0.5, 2.0), (0, 85))
 
 
