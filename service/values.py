@@ -49,6 +49,23 @@ class ClassInfo:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """One object that a model found.
+
+    Attributes:
+        id: its number in `Segmentation.instance`, from 0 on.
+        class_id: what it is.
+        score: 0..1, how sure the model is of it.
+        points: how many points it has.
+    """
+
+    id: int
+    class_id: int
+    score: float
+    points: int
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """What a model says of a cloud, one row for each point of the input, in its order.
 
@@ -60,6 +77,8 @@ class Segmentation:
         model: name of the model.
         warnings: sentences for the user.
         timing_ms: stage name to milliseconds.
+        instance: (N,) int32, which of `instances` a point belongs to, -1: none; None where the model tells none apart.
+        instances: the objects, by id.
     """
 
     label: NDArray[np.int32]
@@ -69,6 +88,8 @@ class Segmentation:
     scores: NDArray[np.float32] | None = None
     warnings: tuple[str, ...] = ()
     timing_ms: Mapping[str, float] = field(default_factory=dict)
+    instance: NDArray[np.int32] | None = None
+    instances: tuple[Instance, ...] = ()
 
 
 def segmentation_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Segmentation:
@@ -81,7 +102,19 @@ def segmentation_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[A
         model=message["model"],
         warnings=tuple(message["warnings"]),
         timing_ms=dict(message["timing_ms"]),
+        instance=arrays.get("instance"),
+        instances=tuple(Instance(*values) for values in message["instances"]),
     )
+
+
+def segmentation_arrays(segmentation: Segmentation) -> dict[str, NDArray[Any] | None]:
+    """Return a Segmentation's arrays by their names, None for those that it has not."""
+    return {
+        "label": segmentation.label,
+        "confidence": segmentation.confidence,
+        "scores": segmentation.scores,
+        "instance": segmentation.instance,
+    }
 
 
 def segmentation_message(segmentation: Segmentation) -> dict[str, Any]:
@@ -91,6 +124,7 @@ def segmentation_message(segmentation: Segmentation) -> dict[str, Any]:
         "model": segmentation.model,
         "warnings": list(segmentation.warnings),
         "timing_ms": dict(segmentation.timing_ms),
+        "instances": [[i.id, i.class_id, i.score, i.points] for i in segmentation.instances],
     }
 
 

@@ -17,7 +17,7 @@ from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all, has_hung_up
 from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
 from service.formats.format import Format, Options
-from service.values import Segmentation, segmentation_from, segmentation_message
+from service.values import Segmentation, segmentation_arrays, segmentation_from, segmentation_message
 
 __all__ = ["DecodedCloud", "EngineClient", "Gone", "has_hung_up"]
 
@@ -142,12 +142,7 @@ class EngineClient:
             target: format of the answer; the user's own file is annotated where it is the same as `source`.
             segmentation: the labels.
         """
-        arrays = {
-            "label": segmentation.label,
-            "confidence": segmentation.confidence,
-            "scores": segmentation.scores,
-        }
-        descriptor, layout = shared.pack(arrays)
+        descriptor, layout = shared.pack(segmentation_arrays(segmentation))
         message = {
             "op": "write",
             "format": source.name,

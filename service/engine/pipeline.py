@@ -22,7 +22,7 @@ from service.engine import shared
 from service.engine.batches import Batches, Item
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
 from service.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, to_message
-from service.values import PointCloud, Segmentation, segmentation_message
+from service.values import PointCloud, Segmentation, segmentation_arrays, segmentation_message
 
 SIGN_S = 1.0
 log = structlog.get_logger()
@@ -274,9 +274,8 @@ class Pipeline:
     def _send_one(self, message: Message, answer: Segmentation | None) -> bool:
         descriptors: tuple[int, ...] = ()
         if answer is not None:
-            arrays = {"label": answer.label, "confidence": answer.confidence, "scores": answer.scores}
             try:
-                descriptor, layout = shared.pack(arrays)
+                descriptor, layout = shared.pack(segmentation_arrays(answer))
                 descriptors = (descriptor,)
                 message = {**message, "segmentation": segmentation_message(answer), "layout": layout}
             except (OSError, MemoryError) as error:

@@ -38,6 +38,8 @@ PACKED_COLORS = ("rgb", "rgba")
 INTENSITY = ("intensity", "intensities", "strength", "reflectance", "reflectivity", "remission", "i")
 ANSWERS = ("label", "classification")
 """Names under which an input may already hold what this service writes."""
+_BESIDE = ("confidence", "instance")
+"""Names of what is written beside the labels."""
 
 MOST_FIELDS = 4096
 """Fields that a point may have; a hyperspectral scan has some hundreds."""
@@ -260,23 +262,24 @@ def renamed(names: Iterable[str], answers: Sequence[str] = ANSWERS) -> dict[str,
 
     A `label` becomes `original_label`; so does a `classification` where there is no label, and else it becomes
     `original_classification`. Where that name is taken too (a file labelled twice), `_2`, `_3`, ... is added. A
-    `confidence` becomes `original_confidence`. `names` is in file order; upper and lower case are the same.
+    `confidence` becomes `original_confidence`, an `instance` `original_instance`. `names` is in file order; upper and
+    lower case are the same.
     """
     all_names = list(dict.fromkeys(names))
     taken = {canonical(name) for name in all_names}
     old: list[str] = []
     wishes: list[str] = []
-    for answer in (*answers, "confidence"):
+    for answer in (*answers, *_BESIDE):
         for name in all_names:
             if canonical(name) == answer:
-                wish = "original_confidence" if answer == "confidence" else "original_label"
+                wish = f"original_{answer}" if answer in _BESIDE else "original_label"
                 wishes.append(f"original_{answer}" if wish in wishes else wish)
                 old.append(name)
     return dict(zip(old, unique_names(wishes, taken), strict=True))
 
 
 def answer_columns(segmentation: Segmentation, count: int) -> dict[str, Column]:
-    """Return `label` (int32) and, when it was asked for, `confidence` (float32), each (count,).
+    """Return `label` (int32) and, where there are such, `confidence` (float32) and `instance` (int32), each (count,).
 
     Raises MalformedFile where the labels are not one a point: the file is not the one that was labelled.
     """
@@ -285,6 +288,8 @@ def answer_columns(segmentation: Segmentation, count: int) -> dict[str, Column]:
     columns: dict[str, Column] = {"label": np.ascontiguousarray(segmentation.label, dtype=np.int32)}
     if segmentation.confidence is not None:
         columns["confidence"] = np.ascontiguousarray(segmentation.confidence, dtype=np.float32)
+    if segmentation.instance is not None:
+        columns["instance"] = np.ascontiguousarray(segmentation.instance, dtype=np.int32)
     return columns
 
 
@@ -303,7 +308,7 @@ def scalar_attributes(cloud: PointCloud) -> dict[str, Column]:
     `renamed`; spaces in names become `_`; attributes that are no numbers (texts) have no place there.
     """
     changed = renamed(cloud.attributes)
-    reserved = {"x", "y", "z", "red", "green", "blue", "rgb", "nx", "ny", "nz", "intensity", "label", "confidence"}
+    reserved = {"x", "y", "z", "red", "green", "blue", "rgb", "nx", "ny", "nz", "intensity", "label", *_BESIDE}
     wishes: list[str] = []
     columns: list[Column] = []
     for name, values in cloud.attributes.items():

@@ -177,7 +177,7 @@ def _columns_to_write(cloud: PointCloud, segmentation: Segmentation) -> dict[str
         if place is not None and name not in _NOT_SET and _fits(values, place):
             columns[name] = values
         else:
-            short = _dimension_name(wish, set(columns) | set(places) | {"label", "confidence"})
+            short = _dimension_name(wish, set(columns) | set(places) | {"label", "confidence", "instance"})
             columns[short] = values.astype(np.float32) if values.dtype == np.float16 else values
     if cloud.color is not None:
         for axis, name in enumerate(("red", "green", "blue")):

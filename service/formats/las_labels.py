@@ -53,7 +53,9 @@ def classes_json(segmentation: Segmentation) -> bytes:
 
 
 def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, *, compressed: bool) -> None:
-    """Write the user's file with labels and, if there is one, confidence (float32) added; `out` must be seekable.
+    """Write the user's file with labels and, if there are such, confidence (float32) and instance (int32) added.
+
+    `out` must be seekable.
 
     The file may be LAS or LAZ, and becomes LAZ if `compressed`, else LAS.
 
@@ -72,6 +74,8 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, *, com
         added.append(("label", "i4", "class id, -1 = ignored"))
     if "confidence" in answers:
         added.append(("confidence", "f4", "probability of the class"))
+    if "instance" in answers:
+        added.append(("instance", "i4", "object, -1 = none"))
     size = layout.point_size + sum(int(kind[1]) for _, kind, _ in added)
     if size > _LONGEST_RECORD:
         raise MalformedFile(f"With labels a point would take {size} bytes; LAS allows {_LONGEST_RECORD}.")
@@ -177,6 +181,10 @@ def _write_points(
         if "confidence" in answers:
             confidence = answers["confidence"][done : done + count]
             table[:, column : column + 4] = confidence.astype("<f4").view(np.uint8).reshape(count, 4)
+            column += 4
+        if "instance" in answers:
+            instance = answers["instance"][done : done + count]
+            table[:, column : column + 4] = instance.astype("<i4").view(np.uint8).reshape(count, 4)
         if encoder is None:
             out.write(table.data.cast("B"))
         else:

@@ -154,7 +154,7 @@ def write(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> None:
     """Write the cloud and its labels as a binary PCD file; an organised cloud keeps its width and height.
 
     Fields: x, y, z (4 bytes where that is exact, else 8); rgb packed into a float as PCL has it; normal_x, normal_y,
-    normal_z; intensity; the further attributes; label (I 4, as -1 marks ignored points); confidence.
+    normal_z; intensity; the further attributes; label (I 4, as -1 marks ignored points); confidence; instance (I 4).
     """
     columns = coord_columns(cloud)
     if cloud.color is not None:
@@ -209,7 +209,7 @@ def _ascii(text: str) -> str:
 
 
 def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, options: Options) -> None:
-    """Write the user's own file with the fields `label` (I 4) and, if there is one, `confidence` (F 4) added.
+    """Write the user's own file with `label` (I 4) and, if there are such, `confidence` (F 4), `instance` (I 4) added.
 
     Kind of data, width, height, viewpoint, comments, paddings and every other field stay as they are, but for the
     names of fields that ours would hide (see `renamed`).
@@ -246,7 +246,7 @@ def _annotated_lines(header: Header, segmentation: Segmentation, answers: Sequen
     further = {
         "FIELDS": [*answers],
         "SIZE": ["4"] * len(answers),
-        "TYPE": ["I" if name == "label" else "F" for name in answers],
+        "TYPE": ["F" if name == "confidence" else "I" for name in answers],
         "COUNT": ["1"] * len(answers),
     }
     keys = {line.decode("latin1").split()[0] for line in header.lines if line.strip()}

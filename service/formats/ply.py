@@ -155,7 +155,7 @@ def write(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> None:
     """Write the cloud and its labels as a binary little-endian PLY file.
 
     Properties: x, y, z (float where that is exact, else double); red, green, blue; nx, ny, nz; intensity; the further
-    attributes; int label; float confidence where there is one. The classes are named in comments.
+    attributes; int label; float confidence and int instance where there are such. The classes are named in comments.
     """
     columns = coord_columns(cloud)
     if cloud.color is not None:
@@ -204,7 +204,7 @@ def _narrow(values: Column) -> Column:
 
 
 def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, options: Options) -> None:
-    """Write the user's own file with the properties `label` (int) and, if there is one, `confidence` (float) added.
+    """Write the user's own file with `label` (int), and `confidence` (float), `instance` (int) if there are such.
 
     Every other byte of the file stays, but for the names of properties that ours would hide (see `renamed`).
     """
@@ -217,8 +217,8 @@ def annotate(data: memoryview, segmentation: Segmentation, out: BinaryIO, option
         if prop.name in changed:
             stem = lines[prop.line].rstrip()
             lines[prop.line] = stem[: len(stem) - len(prop.name.encode("latin1"))] + changed[prop.name].encode("latin1")
-    types = {"label": b"property int label", "confidence": b"property float confidence"}
-    lines[vertex.line + 1 : vertex.line + 1] = [types[name] for name in answers]
+    added = [f"property {'float' if values.dtype.kind == 'f' else 'int'} {name}" for name, values in answers.items()]
+    lines[vertex.line + 1 : vertex.line + 1] = [line.encode("ascii") for line in added]
     lines[2:2] = [comment.encode("ascii") for comment in class_comments(segmentation)]
     out.write(header.newline.join(lines) + header.newline)
     if header.kind == "ascii":

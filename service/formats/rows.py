@@ -163,12 +163,7 @@ def append_cells(
 
 def _cells(answers: Mapping[str, NDArray[Any]], separator: bytes) -> Iterator[bytes]:
     """Yield one point's answers as text after another."""
-    label = answers["label"]
-    confidence = answers.get("confidence")
-    for start in range(0, len(label), _BLOCK):
-        labels = label[start : start + _BLOCK].tolist()
-        if confidence is None:
-            yield from (b"%d" % value for value in labels)
-        else:
-            scores = confidence[start : start + _BLOCK].tolist()
-            yield from (b"%d%b%.6g" % (value, separator, score) for value, score in zip(labels, scores, strict=True))
+    form = separator.join(b"%.6g" if values.dtype.kind == "f" else b"%d" for values in answers.values())
+    for start in range(0, len(answers["label"]), _BLOCK):
+        columns = [values[start : start + _BLOCK].tolist() for values in answers.values()]
+        yield from (form % values for values in zip(*columns, strict=True))

@@ -70,6 +70,15 @@ class ClassAnswer(BaseModel):
     count: int
 
 
+class InstanceAnswer(BaseModel):
+    """One object."""
+
+    id: int
+    class_: int = Field(alias="class", description="Id of its class.")
+    score: float = Field(description="How sure the model is of it, 0 to 1.")
+    points: int
+
+
 class SegmentAnswer(BaseModel):
     """The JSON answer of a segmentation."""
 
@@ -78,6 +87,10 @@ class SegmentAnswer(BaseModel):
     ignored: int = Field(description="How many points have the label -1.")
     labels: list[int] = Field(description="One class id for each point of the input, in its order; -1: ignored.")
     scores: list[list[float]] | None = Field(None, description="Class probabilities of each point, when asked for.")
+    instance: list[int] | None = Field(
+        None, description="The object of each point, -1: none; where the model tells objects apart."
+    )
+    instances: list[InstanceAnswer] | None = Field(None, description="The objects, the one of most points first.")
     warnings: list[str]
     timing_ms: dict[str, float]
     request_id: str

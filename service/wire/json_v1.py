@@ -45,5 +45,11 @@ def encode(segmentation: Segmentation, timing_ms: Mapping[str, float], request_i
     }
     if segmentation.scores is not None:
         answer["scores"] = np.ascontiguousarray(segmentation.scores)
+    if segmentation.instance is not None:
+        answer["instance"] = np.ascontiguousarray(segmentation.instance)
+        answer["instances"] = [
+            {"id": one.id, "class": one.class_id, "score": round(one.score, 4), "points": one.points}
+            for one in segmentation.instances
+        ]
     answer |= {"warnings": list(segmentation.warnings), "timing_ms": dict(timing_ms), "request_id": request_id}
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
