@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from service.models.batch import Batch, collate
-from service.transforms import Prepared, Recipe, prepare
+from service.transforms import Prepared, Recipe, Tile, prepare
 from service.values import PointCloud
 from training import clouds
 from training.clouds import Cloud
+from training.solids import BOX
 
 MAX_VOXELS = 70_000
 """Voxels of one training cloud: larger ones are tiled, as at serving, and one tile is trained on."""
@@ -29,16 +30,24 @@ class Lesson:
         batch: its voxels.
         share: (M,) float32, the share of each voxel's points that lie on a box.
         weight: (M,) float32, how much the voxel counts.
+        instance: (M,) int64, the box that most of the voxel's box points lie on, counted through the batch; -1: none.
+        center: (M, 3) float32 metres, that box's centre in the frame of `batch.coord`; zeros where there is none.
+        size: (M,) float32 metres, the geometric mean of half its edges; 1 where there is none.
     """
 
     batch: Batch
     share: Tensor
     weight: Tensor
+    instance: Tensor
+    center: Tensor
+    size: Tensor
 
     def to(self, device: torch.device) -> Lesson:
         """Return the lesson on the device."""
-        batch = Batch(*(getattr(self.batch, field.name).to(device) for field in dataclasses.fields(Batch)))
-        return Lesson(batch, self.share.to(device), self.weight.to(device))
+        own = self.batch
+        batch = Batch(*(part.to(device) for part in (own.coord, own.grid_coord, own.feat, own.offset)))
+        rest = {field.name: getattr(self, field.name).to(device) for field in fields(Lesson) if field.name != "batch"}
+        return Lesson(batch, **rest)
 
 
 def targets(made: Prepared, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,6 +56,54 @@ def targets(made: Prepared, label: Tensor) -> tuple[Tensor, Tensor]:
     count = torch.bincount(inverse, minlength=made.voxels).float()
     boxes = torch.bincount(inverse, weights=label.double(), minlength=made.voxels).float()
     return boxes / count.clamp(min=1), count
+
+
+def owners(made: Prepared, cloud: Cloud) -> Tensor:
+    """Return for each voxel (M,) which of `cloud.boxes` most of its box points lie on; -1 where it has none."""
+    inverse = made.inverse.to(cloud.label.device)
+    numbers = torch.tensor([box.number for box in cloud.boxes], device=inverse.device)
+    count = inverse.new_zeros(made.voxels, max(len(numbers), 1))
+    rows = (cloud.label == BOX).nonzero().squeeze(1)
+    if len(rows):
+        index = torch.searchsorted(numbers, cloud.number[rows])
+        count.index_put_((inverse[rows], index), inverse.new_ones(()), accumulate=True)
+    most, owner = count.max(dim=1)
+    return torch.where(most > 0, owner, -1)
+
+
+def rigid(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rotation (3, 3) and shift (3,), float64, so that before @ rotation.T + shift is nearest to after, (n, 3).
+
+    Kabsch, Acta Crystallographica A32, 1976.
+    """
+    before, after = before.double(), after.double()
+    one, other = before.mean(dim=0), after.mean(dim=0)
+    u, _, v = torch.linalg.svd(((after - other).T @ (before - one)).cpu())
+    flip = torch.diag(torch.tensor([1.0, 1.0, float(torch.det(u @ v))], dtype=torch.float64))
+    rotation = (u @ flip @ v).to(before)
+    return rotation, other - rotation @ one
+
+
+def centers(tile: Tile, made: Prepared, cloud: Cloud, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centre (m, 3) and the size (m,) of each voxel's box, in the tile's frame; see `Lesson`.
+
+    Args:
+        tile: one of the tiles that `made` has.
+        made: the cloud as the service's transforms made it, in whatever frame that may be.
+        cloud: the same points in the scene's frame.
+        owner: (m,) which of the cloud's boxes a voxel is of; -1: none.
+    """
+    device = cloud.coord.device
+    sums = torch.zeros(made.voxels, 3, dtype=torch.float64, device=device)
+    sums.index_add_(0, made.inverse.to(device), cloud.coord.double())
+    count = torch.bincount(made.inverse.to(device), minlength=made.voxels)[:, None]
+    rotation, shift = rigid((sums / count)[tile.cells.rows], tile.coord)
+    if not cloud.boxes:
+        return torch.zeros_like(tile.coord), torch.ones_like(tile.coord[:, 0])
+    middle = torch.from_numpy(np.stack([box.center for box in cloud.boxes])).to(rotation) @ rotation.T + shift
+    size = torch.tensor([float(box.half.prod()) ** (1 / 3) for box in cloud.boxes], device=device)
+    there = owner >= 0
+    return middle[owner].float() * there[:, None], torch.where(there, size[owner], 1.0)
 
 
 def usable(cloud: Cloud) -> bool:
@@ -58,7 +115,9 @@ def lesson(seed: tuple[int, ...], views: int, recipe: Recipe, device: torch.devi
     """Return the lesson of the seed, in main memory; always the same on the same kind of device."""
     rng = np.random.default_rng([*seed, 5])
     limited = dataclasses.replace(recipe, max_voxels=min(recipe.max_voxels, MAX_VOXELS))
-    tiles, shares, weights = [], [], []
+    tiles: list[Tile] = []
+    answers: list[tuple[Tensor, ...]] = []
+    boxes = 0
     for cloud in clouds.generate(seed, views, device):
         if not usable(cloud):
             continue
@@ -67,12 +126,16 @@ def lesson(seed: tuple[int, ...], views: int, recipe: Recipe, device: torch.devi
         made = prepare(PointCloud(coord), limited, device)
         tile = made.tiles[int(rng.integers(len(made.tiles)))]
         share, count = targets(made, cloud.label)
+        rows = tile.cells.rows
+        owner = owners(made, cloud)[rows]
+        center, size = centers(tile, made, cloud, owner)
+        instance = torch.where(owner >= 0, owner + boxes, -1)
+        boxes += len(cloud.boxes)
         tiles.append(tile)
-        shares.append(share[tile.cells.rows])
-        weights.append(count[tile.cells.rows].sqrt())
+        answers.append((share[rows], count[rows].sqrt(), instance, center, size))
     if not tiles:
         return lesson((*seed, 1), views, recipe, device)
-    whole = Lesson(collate(tiles), torch.cat(shares), torch.cat(weights))
+    whole = Lesson(collate(tiles), *(torch.cat(parts) for parts in zip(*answers, strict=True)))
     return whole.to(torch.device("cpu"))
 
 

@@ -49,7 +49,7 @@ def gallery(label: Labeller, across: int) -> NDArray[np.uint8]:
                 (HELD_OUT, 700 + index, number), 1, torch.device("cpu"), place=place,
                 family="structured", shape=(240, 320), fuse=1,
             )[0]  # fmt: skip
-            tiles.append(tile(cloud, label(clouds.in_camera(cloud).double().numpy())))
+            tiles.append(tile(cloud, label(clouds.in_camera(cloud).double().numpy()).label))
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)
 

@@ -105,6 +105,7 @@ def _summary(figures: Mapping[str, Any]) -> dict[str, Any]:
         shown["box_iou_25_kinect_scans_mean" if len(rows) == 25 else "box_iou_real_scans_mean"] = round(
             sum(row["iou"] for row in rows) / len(rows), 4
         )
+        shown["instance_ap50_real_scans"] = round(figures["real_instances"][0]["ap50"], 4)
         shown["box_iou_real_scans_least"] = round(min(row["iou"] for row in rows), 4)
         shown["real_scans"] = "PointCloudLibrary/data, segmentation/mOSD/learn (evaluation only)"
     return shown

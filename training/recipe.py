@@ -20,11 +20,13 @@ RECIPE = Recipe(
 )
 
 NETWORK: dict[str, Any] = {
-    "type": "DefaultSegmentor",
+    "type": "InstanceSegmentor",
+    "num_classes": len(CLASSES),
+    "backbone_out_channels": 32,
     "backbone": {
         "type": "SpUNet-v1m1",
         "in_channels": RECIPE.width,
-        "num_classes": len(CLASSES),
+        "num_classes": 0,
         "base_channels": 32,
         "channels": [48, 64, 96, 128, 96, 64, 48, 32],
         "layers": [2, 2, 1, 1, 1, 1, 1, 1],

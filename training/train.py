@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from service.models.batch import Batch
 from service.models.catalogue import FAMILIES
 from service.models.layers.engine import engine as choose_engine
 from service.models.site import Site
-from training import clouds
+from training import clouds, losses
 from training.batches import Lesson, Lessons
 from training.recipe import NETWORK, RECIPE
 
-_DICE = 0.5
 _CLIP = 5.0
 _TOLD = 50
 """Steps whose mean loss is told and logged together."""
@@ -36,24 +36,28 @@ def build(device: torch.device, engine: str = "auto") -> nn.Module:
     return Site(layers, FAMILIES).build(NETWORK).to(device)
 
 
-def loss_of(logits: Tensor, lesson: Lesson) -> Tensor:
-    """Return the loss: cross entropy against the voxels' shares of box points, and one minus each cloud's soft Dice.
+def begin_with(network: nn.Module, path: Path) -> None:
+    """Give the network the weights of a file, weights.pt or published ones.
 
-    Args:
-        logits: (M, 2) float32.
-        lesson: the batch that they answer.
+    Weights from before there were instances are taken over too: the last convolution, whose memory is an (in, out)
+    matrix, is now the linear layer of the classes, and the layers of the instances stay as they are.
+
+    Raises:
+        ValueError: weights of another network.
     """
-    target = torch.stack([1 - lesson.share, lesson.share], dim=1)
-    entropy = -(target * logits.log_softmax(dim=1)).sum(dim=1)
-    entropy = (entropy * lesson.weight).sum() / lesson.weight.sum()
-    probability, cloud = logits.softmax(dim=1)[:, 1], lesson.batch.cloud
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
-    def per_cloud(values: Tensor) -> Tensor:
-        return values.new_zeros(len(lesson.batch)).index_add(0, cloud, values * lesson.weight)
-
-    both, there = per_cloud(probability * lesson.share), per_cloud(lesson.share)
-    dice = 1 - (2 * both + 20) / (per_cloud(probability) + there + 20)
-    return entropy + _DICE * dice.mean()
+        state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    if "backbone.final.weight" in state:
+        last = state.pop("backbone.final.weight")
+        state["seg_head.weight"] = last.reshape(last.shape[-1], last.shape[0]).T.contiguous()
+        state["seg_head.bias"] = state.pop("backbone.final.bias")
+    missing, unknown = network.load_state_dict(state, strict=False)
+    if unknown or any(not name.startswith("instance_head.") for name in missing):
+        raise ValueError(f"{path.name} holds other weights: {unknown} are unknown, {missing} are missing.")
 
 
 class Average:
@@ -80,20 +84,22 @@ def rate(progress: float, top: float) -> float:
     return top * ramp * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
-def mirror(batch: Batch, random: torch.Generator) -> Batch:
-    """Return the batch turned by a quarter or mirrored, one of eight ways: such a scene is as good a scene."""
+def mirror(lesson: Lesson, random: torch.Generator) -> Lesson:
+    """Return the lesson turned by a quarter or mirrored, one of eight ways: such a scene is as good a scene."""
     swap, across, along = (torch.rand(3, generator=random) < 0.5).tolist()
-    grid_coord, feat = batch.grid_coord.clone(), batch.feat.clone()
+    batch, center = lesson.batch, lesson.center.clone()
+    coord, grid_coord, feat = batch.coord.clone(), batch.grid_coord.clone(), batch.feat.clone()
     # The last three features are `residual`, where in its cell the voxel's mean lies.
     first = feat.shape[1] - 3
     for axis, wanted in enumerate((across, along)):
         if wanted:
             grid_coord[:, axis] = grid_coord[:, axis].max() - grid_coord[:, axis]
-            feat[:, first + axis] *= -1
+            for values in (coord[:, axis], feat[:, first + axis], center[:, axis]):
+                values *= -1
     if swap:
-        grid_coord = grid_coord[:, (1, 0, 2)]
+        coord, grid_coord, center = (values[:, (1, 0, 2)].contiguous() for values in (coord, grid_coord, center))
         feat[:, (first, first + 1)] = feat[:, (first + 1, first)]
-    return Batch(batch.coord, grid_coord.contiguous(), feat, batch.offset)
+    return replace(lesson, batch=Batch(coord, grid_coord, feat, batch.offset), center=center)
 
 
 class Replay:
@@ -148,7 +154,7 @@ def train(
         workers: processes that make batches; 0 makes them here.
         times: how often a batch is learnt from on average.
         device: where to train.
-        start_from: a weights.pt to begin with instead of random weights.
+        start_from: weights to begin with instead of random ones; see `begin_with`.
 
     Returns:
         The log: steps, seconds, losses.
@@ -158,7 +164,7 @@ def train(
     _allow_tf32()
     network = build(device)
     if start_from is not None:
-        network.load_state_dict(torch.load(start_from, map_location=device, weights_only=True))
+        begin_with(network, start_from)
     optimizer = torch.optim.AdamW(network.parameters(), lr=top_rate, weight_decay=0.02)
     average = Average(network, 0.998)
     log: dict[str, Any] = {"generator": clouds.VERSION, "seed": seed, "views": views, "seconds": 0.0, "losses": []}
@@ -173,7 +179,7 @@ def train(
     random = torch.Generator().manual_seed(seed + first)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start, saved, shown, step = time.monotonic(), time.monotonic(), 0.0, first
-    before, recent, losses = float(log["seconds"]), 0.0, list[Tensor]()
+    before, recent, told = float(log["seconds"]), 0.0, list[Tensor]()
     network.train()
     try:
         with Progress(*columns) as bar:
@@ -189,11 +195,11 @@ def train(
                     group["lr"] = rate(progress, top_rate)
                 loss = _step(network, optimizer, lesson, random)
                 average.update(network, step)
-                losses.append(loss)
+                told.append(loss)
                 if step % _TOLD == 0:
                     # Read now and then only: reading waits for the device. Single losses spread too widely to tell.
-                    recent = float(torch.stack(losses).mean())
-                    losses.clear()
+                    recent = float(torch.stack(told).mean())
+                    told.clear()
                     log["losses"].append([step, round(recent, 4)])
                 bar.update(task, completed=step + 1, description=f"training, loss {recent:.3f}")
                 log["seconds"] = before + elapsed
@@ -211,8 +217,8 @@ def train(
 
 
 def _step(network: nn.Module, optimizer: torch.optim.Optimizer, lesson: Lesson, random: torch.Generator) -> Tensor:
-    lesson = Lesson(mirror(lesson.batch, random), lesson.share, lesson.weight)
-    loss = loss_of(network(lesson.batch), lesson)
+    lesson = mirror(lesson, random)
+    loss = losses.total(network(lesson.batch), lesson)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
@@ -257,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that make batches; 0: none")
     parser.add_argument("--times", type=int, default=3, help="how often a batch is learnt from on average")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--from", dest="start_from", type=Path, default=None, help="weights.pt to begin with")
+    parser.add_argument("--from", dest="start_from", type=Path, default=None, help="weights to begin with")
     chosen = parser.parse_args(arguments)
     log = train(
         chosen.out,

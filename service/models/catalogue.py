@@ -13,6 +13,7 @@ from torch import nn
 from service.errors import InternalError, ServiceError
 from service.models import (
     entries,
+    instance_segmentor,
     point_transformer_v3,
     point_transformer_v3m2,
     point_transformer_v3m3,
@@ -36,6 +37,7 @@ __all__ = ["FAMILIES", "Source", "cards", "load", "sources"]
 FAMILIES: Mapping[str, Builder] = {
     "DefaultSegmentor": segmentor.build,
     "DefaultSegmentorV2": segmentor.build_v2,
+    "InstanceSegmentor": instance_segmentor.build,
     "SpUNet-v1m1": spunet.build,
     "SpUNet-v1m2": spunet_v1m2.build,
     "PT-v3m1": point_transformer_v3.build,

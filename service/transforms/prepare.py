@@ -43,6 +43,7 @@ class Prepared:
         inverse: (n,) int64, the voxel of each valid point.
         voxels: number of voxels of the cloud.
         warnings: sentences for the user, the cloud's own notes first.
+        coord: (voxels, 3) float64 metres, where the voxels' representatives are; None where there are no tiles.
     """
 
     tiles: tuple[Tile, ...]
@@ -51,6 +52,7 @@ class Prepared:
     inverse: torch.Tensor
     voxels: int
     warnings: tuple[str, ...]
+    coord: torch.Tensor | None = None
 
 
 @one_thread()
@@ -71,7 +73,7 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
     voxels = reduce(part, cells, recipe, warnings)
     parts = tiles.split(cells.grid_coord, recipe.max_voxels, recipe.overlap)
     made = tuple(_tile(voxels, part, len(parts) == 1, recipe, corner) for part in parts)
-    return Prepared(made, len(cloud), part.valid, cells.inverse, len(cells), tuple(warnings))
+    return Prepared(made, len(cloud), part.valid, cells.inverse, len(cells), tuple(warnings), voxels.coord)
 
 
 def occupied(coord: torch.Tensor, recipe: Recipe, grid_size: float) -> tuple[grid.Grid, torch.Tensor]:

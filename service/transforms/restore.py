@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.transforms import instances
 from service.transforms.prepare import Prepared
 from service.transforms.threads import one_thread
-from service.values import IGNORED, ModelCard, Segmentation
+from service.values import IGNORED, Instance, ModelCard, Segmentation
 
 
 @one_thread()
@@ -23,11 +25,12 @@ def restore(
     scores: bool,
     confidence: bool = False,
 ) -> Segmentation:
-    """Give every point the label of its voxel; where tiles overlap, their weighted votes decide.
+    """Give every point the label of its voxel, and its object; where tiles overlap, their weighted votes decide.
 
     Args:
         prepared: what `prepare` returned.
-        logits: for each of its tiles (m, C), C the card's classes in their order.
+        logits: for each of its tiles (m, C), C the card's classes in their order; or (m, C + instances.CHANNELS) of a
+            network that tells objects apart.
         card: the model's.
         scores: whether the answer holds class probabilities, and confidence with them.
         confidence: whether it holds the probability of the chosen class.
@@ -36,13 +39,17 @@ def restore(
         ValueError: logits that do not belong to these tiles or to this card.
     """
     sizes = [len(tile.coord) for tile in prepared.tiles]
-    if [tuple(part.shape) for part in logits] != [(size, len(card.classes)) for size in sizes]:
+    classes = len(card.classes)
+    separates = bool(logits) and logits[0].shape[1] == classes + instances.CHANNELS
+    width = classes + instances.CHANNELS if separates else classes
+    if [tuple(part.shape) for part in logits] != [(size, width) for size in sizes]:
         raise ValueError(
             f"Logits of the shapes {[tuple(part.shape) for part in logits]} do not belong to tiles of {sizes} voxels "
-            f"and {len(card.classes)} classes."
+            f"and {classes} classes."
         )
-    votes = _vote(prepared, logits, probabilities=scores or confidence)
-    return from_votes(prepared, votes, card, scores=scores, confidence=confidence)
+    votes = _vote(prepared, [part[:, :classes] for part in logits], probabilities=scores or confidence or separates)
+    found = from_votes(prepared, votes, card, scores=scores, confidence=confidence)
+    return _separate(prepared, found, votes, [part[:, classes:] for part in logits]) if separates else found
 
 
 @one_thread()
@@ -74,14 +81,37 @@ def _vote(prepared: Prepared, logits: Sequence[torch.Tensor], probabilities: boo
     if len(logits) == 1:
         alone = logits[0].float()
         return alone.softmax(dim=1) if probabilities else alone
-    votes = torch.zeros(prepared.voxels, logits[0].shape[1], device=logits[0].device)
-    weights = torch.zeros(prepared.voxels, 1, device=votes.device)
-    for tile, part in zip(prepared.tiles, logits, strict=True):
+    return _blend(prepared, [part.float().softmax(dim=1) for part in logits])
+
+
+def _separate(
+    prepared: Prepared, found: Segmentation, probability: torch.Tensor, raw: Sequence[torch.Tensor]
+) -> Segmentation:
+    """Return the segmentation with its objects.
+
+    Args:
+        probability: (M, C) of the voxels. raw: for each tile (m, instances.CHANNELS).
+    """
+    assert prepared.coord is not None
+    whole = raw[0].float() if len(raw) == 1 else _blend(prepared, raw)
+    points = torch.bincount(prepared.inverse, minlength=prepared.voxels)
+    own, objects = instances.objects(prepared.coord, whole, probability, points)
+    made = tuple(
+        Instance(number, found.classes[one.class_index].id, one.score, one.points) for number, one in enumerate(objects)
+    )
+    return replace(found, instance=_spread(own.int(), prepared, instances.NONE), instances=made)
+
+
+def _blend(prepared: Prepared, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return (M, K) float32 per voxel: the weighted mean of what the tiles (m, K) say."""
+    sums = torch.zeros(prepared.voxels, parts[0].shape[1], device=parts[0].device)
+    weights = torch.zeros(prepared.voxels, 1, device=sums.device)
+    for tile, part in zip(prepared.tiles, parts, strict=True):
         weight = tile.cells.weight.unsqueeze(1)
         # The rows of one tile are distinct, so the order of these sums is fixed on every device.
-        votes.index_add_(0, tile.cells.rows, part.float().softmax(dim=1) * weight)
+        sums.index_add_(0, tile.cells.rows, part.float() * weight)
         weights.index_add_(0, tile.cells.rows, weight)
-    return votes / weights
+    return sums / weights
 
 
 def _spread(values: torch.Tensor, prepared: Prepared, ignored: int) -> NDArray[Any]:

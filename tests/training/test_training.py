@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from service.models.batch import Batch
-from service.transforms import Recipe, prepare
+from service.models.catalogue import FAMILIES
+from service.models.layers.engine import engine as choose_engine
+from service.models.site import Site
+from service.transforms import Recipe, instances, prepare
 from service.values import PointCloud
-from training import batches, publish, train
+from training import batches, losses, publish, train
 from training.batches import Lesson
+from training.objects import tumble
 from training.recipe import CLASSES, NETWORK, RECIPE
 
 CPU = torch.device("cpu")
@@ -50,9 +54,49 @@ def test_the_loss_is_least_for_the_right_answer(lesson: Lesson) -> None:
     truth = (lesson.share > 0.5).float()
     sharp = dataclasses.replace(lesson, share=truth)
     right = torch.stack([1 - truth, truth], 1) * 20
-    assert train.loss_of(right, sharp) < 0.01
-    assert train.loss_of(torch.zeros_like(right), sharp) > 0.5
-    assert train.loss_of(-right, sharp) > 5
+    assert losses.classes(right, sharp) < 0.01
+    assert losses.classes(torch.zeros_like(right), sharp) > 0.5
+    assert losses.classes(-right, sharp) > 5
+
+
+def perfect(lesson: Lesson) -> torch.Tensor:
+    """Return the output (M, 7) of a network that knows every box's centre."""
+    output = torch.zeros(len(lesson.share), 2 + instances.CHANNELS)
+    output[:, 1] = (lesson.share > 0.5).float() * 40 - 20
+    there = lesson.instance >= 0
+    output[there, 2:5] = (lesson.center - lesson.batch.coord)[there] / 0.1
+    output[:, 5:7] = -2
+    return output
+
+
+def test_the_whole_loss_is_least_for_who_knows_every_centre(lesson: Lesson) -> None:
+    sharp = dataclasses.replace(lesson, share=(lesson.share > 0.5).float())
+    right = perfect(sharp)
+    assert losses.total(right, sharp) < 0.05
+    for columns, worse in ((slice(2, 5), 0.3), (slice(5, 7), -1.0)):
+        wrong = right.clone()
+        wrong[:, columns] += torch.linspace(-worse, worse, len(wrong))[:, None]
+        assert losses.total(wrong, sharp) > losses.total(right, sharp) + 0.02
+
+
+def test_a_lesson_knows_where_each_boxs_centre_is(lesson: Lesson) -> None:
+    """Every voxel of a box is nearer to its box's centre than half the box's diagonal, but for the sensor's noise."""
+    there = lesson.instance >= 0
+    assert there.sum() > 100 and (lesson.center[~there] == 0).all()
+    away = (lesson.center - lesson.batch.coord)[there].norm(dim=1) / lesson.size[there]
+    assert 0.2 < away.median() < 3 and away.max() < 8
+    for number in lesson.instance[there].unique():
+        own = lesson.instance == number
+        assert len(lesson.center[own].unique(dim=0)) == 1 and len(lesson.size[own].unique()) == 1
+
+
+def test_a_rigid_motion_is_found_again() -> None:
+    random = np.random.default_rng(4)
+    for flat in (1.0, 0.0):
+        before = random.normal(0, 1, (50, 3)) * (1, 1, flat)
+        turned, shift = tumble(random), random.normal(0, 5, 3)
+        rotation, moved = batches.rigid(torch.from_numpy(before), torch.from_numpy(before @ turned.T + shift))
+        assert np.allclose(rotation, turned, atol=1e-6) and np.allclose(moved, shift, atol=1e-6)
 
 
 def test_mirroring_keeps_the_scene(lesson: Lesson) -> None:
@@ -63,10 +107,18 @@ def test_mirroring_keeps_the_scene(lesson: Lesson) -> None:
 
     before = torch.pdist(means(lesson.batch)[:200])
     for seed in range(8):
-        moved = train.mirror(lesson.batch, torch.Generator().manual_seed(seed))
+        turned = train.mirror(lesson, torch.Generator().manual_seed(seed))
+        moved = turned.batch
         assert torch.allclose(before, torch.pdist(means(moved)[:200]), atol=1e-3)
+        assert torch.allclose(torch.pdist(lesson.batch.coord[:200]), torch.pdist(moved.coord[:200]), atol=1e-5)
         assert moved.grid_coord.min() >= 0
         assert torch.equal(moved.feat[:, :3], lesson.batch.feat[:, :3])
+        there = lesson.instance >= 0
+        away, now = (x.center[there] - x.batch.coord[there] for x in (lesson, turned))
+        assert torch.allclose(away.norm(dim=1), now.norm(dim=1), atol=1e-5)
+        # What moved the cells moved the centres too: from cell to centre is the same way in both frames.
+        step, stepped = lesson.batch.coord[1] - lesson.batch.coord[0], moved.coord[1] - moved.coord[0]
+        assert torch.allclose(away @ step, now @ stepped, atol=1e-4)
 
 
 def test_the_rate_rises_and_falls() -> None:
@@ -77,7 +129,8 @@ def test_the_rate_rises_and_falls() -> None:
 
 def test_a_run_saves_and_another_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("spconv", reason="training needs spconv")
-    small = {**NETWORK, "base_channels": 8, "channels": [8, 8, 8, 8, 8, 8, 8, 8], "layers": [1] * 8}
+    backbone = {**NETWORK["backbone"], "base_channels": 8, "channels": [8] * 7 + [32], "layers": [1] * 8}
+    small = {**NETWORK, "backbone": backbone}
     monkeypatch.setattr(train, "NETWORK", small)
     build = train.build
     monkeypatch.setattr(train, "build", lambda device: build(device, "spconv"))
@@ -91,7 +144,27 @@ def test_a_run_saves_and_another_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     after = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert set(before) == set(after)
     assert all(torch.isfinite(value.float()).all() for value in after.values())
-    assert not torch.equal(before["backbone.final.weight"], after["backbone.final.weight"])
+    assert not torch.equal(before["seg_head.weight"], after["seg_head.weight"])
+    network = build(CPU, "spconv")
+    train.begin_with(network, tmp_path / "weights.pt")
+    assert torch.equal(network.state_dict()["instance_head.0.weight"], after["instance_head.0.weight"])
+
+
+def test_weights_from_before_there_were_instances_give_the_same_logits(tmp_path: Path) -> None:
+    old_config = {"type": "DefaultSegmentor", "backbone": {**NETWORK["backbone"], "num_classes": 2}}
+    old = Site(choose_engine("native", CPU), FAMILIES).build(old_config).eval()
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    network = train.build(CPU, "native").eval()
+    train.begin_with(network, tmp_path / "old.pt")
+    batch = _block().batch
+    with torch.no_grad():
+        assert torch.allclose(network(batch)[:, :2], old(batch), atol=1e-5)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save({"backbone.x.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="holds other weights"):
+        train.begin_with(train.build(CPU, "native"), tmp_path / "other.pt")
 
 
 def _block() -> Lesson:
@@ -104,7 +177,10 @@ def _block() -> Lesson:
     feat = torch.zeros(len(grid_coord), RECIPE.width)
     feat[:, 0], feat[:, 1] = 1, grid_coord[:, 2] * RECIPE.grid_size
     offset = torch.tensor([len(grid_coord)])
-    return Lesson(Batch(grid_coord.float(), grid_coord, feat, offset), share, torch.ones(len(share)))
+    coord = grid_coord * RECIPE.grid_size
+    center = share[:, None] * torch.tensor([6.0, 6.0, 3.0]) * RECIPE.grid_size
+    one = torch.ones(len(share))
+    return Lesson(Batch(coord, grid_coord, feat, offset), share, one, share.long() - 1, center, one * 0.02)
 
 
 def test_publishing_halves_weights_and_describes_them(tmp_path: Path) -> None:
