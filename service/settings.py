@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     generation: Literal["auto", "v1.5.1", "v1.5.2", "v1.6"] = Field(
         "auto", description="Which Pointcept trained the experiments' weights; auto: what their configurations tell."
     )
+    load_models: Literal["start", "use"] = Field(
+        "start", description="When models are loaded: at the start, or on their first use."
+    )
+    model_memory_bytes: int = Field(
+        0, ge=0, description="Device memory that loaded models may take; the least recently used leave. 0: no limit."
+    )
     device: str = Field(
         "auto", description="auto, cpu, cuda, cuda:N, or several of them separated by commas; auto takes every GPU."
     )

@@ -123,13 +123,16 @@ def segment(
         typer.Option(help="Name of the model, without --url also an experiment folder; the first one when absent."),
     ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also write how sure the model is of each point.")] = False,
+    tta: Annotated[
+        Tta, typer.Option(help="full: look at each cloud under the augmentations of the model's configuration.")
+    ] = Tta.none,
     device: Device = None,
     api_key: ApiKey = None,
 ) -> None:
     """Label files: through a running service (--url), or with an engine of one's own that ends with the command."""
     from service.cli import segment as command
 
-    job = command.Job(out, output.value, format, model, scores)
+    job = command.Job(out, output.value, format, model, scores, tta.value)
     if url is not None:
         failed = command.segment_remotely(files, job, url, _settings(api_key=api_key).api_key)
     else:

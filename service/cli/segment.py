@@ -35,6 +35,7 @@ class Job:
     format: str | None = None
     model: str | None = None
     scores: bool = False
+    tta: str = "none"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def segment_remotely(files: Sequence[Path], job: Job, url: str, api_key: str = "
     """Label files through the service at `url`; return how many failed."""
     remote = Remote(url, api_key=api_key)
     options = {"output": job.output, "format": job.format, "model": job.model, "scores": "true" if job.scores else None}
+    options["tta"] = job.tta if job.tta != "none" else None
     query = {name: value for name, value in options.items() if value is not None}
 
     def label(path: Path, out: BinaryIO) -> Done:

@@ -25,6 +25,7 @@ from service.errors import Cancelled, DeadlineExceeded, InternalError, ServiceEr
 from service.values import PointCloud, Segmentation, segmentation_arrays, segmentation_message
 
 SIGN_S = 1.0
+LOAD_S = 600.0
 log = structlog.get_logger()
 
 
@@ -70,6 +71,16 @@ class Labeller(Protocol):
         """Return what the device says of its memory."""
 
 
+class Fetcher(Protocol):
+    """What loads models when they are wanted. `has` is quick; `fetch` may take minutes, and has a thread of its own."""
+
+    def has(self, model: str) -> bool:
+        """Return whether a model is there."""
+
+    def fetch(self, model: str) -> ServiceError | None:
+        """Load a model, and return why it cannot be where it cannot."""
+
+
 class Pipeline:
     """Takes jobs from the engine and answers them, until the engine goes away.
 
@@ -80,13 +91,16 @@ class Pipeline:
     Args:
         channel: to the engine.
         labeller: what prepares and labels.
+        fetcher: what loads its models when they are wanted; None: they are all there. Clouds of a model that is not
+            there wait for it, and no others with them.
     """
 
-    def __init__(self, channel: Channel, labeller: Labeller) -> None:
-        self._channel, self._labeller = channel, labeller
+    def __init__(self, channel: Channel, labeller: Labeller, fetcher: Fetcher | None = None) -> None:
+        self._channel, self._labeller, self._fetcher = channel, labeller, fetcher
         labeller.say = lambda message: self._out.put((message, None))
         self._batches = Batches()
         self._changed = threading.Condition()
+        self._absent: list[Item] = []  # their models are not there
         self._incoming: deque[Item] = deque()
         self._waiting: list[Item] = []  # prepared, in the order of arrival
         self._preparing: list[Item] = []
@@ -97,6 +111,8 @@ class Pipeline:
     def run(self) -> None:
         """Work until the engine goes away."""
         roles = [self._receive, self._send, *[self._prepare] * self._labeller.intakes]
+        if self._fetcher is not None:
+            roles.append(self._fetch)
         for role in roles:
             threading.Thread(target=self._or_leave, args=(role,), daemon=True).start()
         self._labeller.enter("main")
@@ -117,7 +133,7 @@ class Pipeline:
                 message, descriptors = self._channel.receive()
                 with self._changed:
                     if message["op"] == "cancel":
-                        for item in (*self._incoming, *self._preparing, *self._waiting, *self._running):
+                        for item in (*self._absent, *self._incoming, *self._preparing, *self._waiting, *self._running):
                             item.cancelled = item.cancelled or item.number == message["id"]
                         continue
                 try:
@@ -141,8 +157,42 @@ class Pipeline:
             return
         item = Item(message["id"], message, message["model"], cloud, wishes, len(cloud), message["deadline"])
         with self._changed:
-            self._incoming.append(item)
+            there = self._fetcher is None or self._fetcher.has(item.model)
+            (self._incoming if there else self._absent).append(item)
             self._changed.notify_all()
+
+    def _fetch(self) -> None:
+        self._labeller.enter("main")
+        while self._fetch_one():
+            pass
+
+    def _fetch_one(self) -> bool:
+        assert self._fetcher is not None
+        with self._changed:
+            self._changed.wait_for(lambda: self._absent or self._ended)
+            if self._ended:
+                return False
+            model = self._absent[0].model
+        done = threading.Event()
+        threading.Thread(target=self._ask_for_patience, args=(done,), daemon=True).start()
+        error = self._fetcher.fetch(model)
+        done.set()
+        with self._changed:
+            waited = [item for item in self._absent if item.model == model]
+            self._absent = [item for item in self._absent if item.model != model]
+            if error is None:
+                self._incoming.extend(waited)
+            self._changed.notify_all()
+        if error is not None:
+            for item in waited:
+                self._answer(item.number, error)
+        return True
+
+    def _ask_for_patience(self, done: threading.Event) -> None:
+        """Tell the engine that the worker lives while it loads a model, though not for ever."""
+        until = time.monotonic() + LOAD_S
+        while not done.wait(SIGN_S) and time.monotonic() < until:
+            self._out.put(({"patience_s": 0.0}, None))
 
     # Each round of the three loops below is a call of its own: a thread that waits for the next cloud must not keep the
     # last one alive in its variables.

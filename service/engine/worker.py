@@ -19,13 +19,14 @@ from service.engine import labelling
 from service.engine.channel import Channel, ChannelClosed, Message
 from service.engine.child import inherited_channel
 from service.engine.labelling import Ready, Wishes
+from service.engine.lane import BATCH_VOXELS
 from service.engine.pipeline import Pipeline
 from service.engine.testtime import Tick
-from service.errors import InternalError, OutOfMemory, ServiceError, UnknownModel, to_message
+from service.errors import InternalError, OutOfMemory, ServiceError, UnusableModel, to_message
 from service.logs import configure
 from service.models import catalogue
-from service.models.cards import card_message
 from service.models.model import Model
+from service.models.shelf import Shelf
 from service.settings import Settings, settings
 from service.values import PointCloud, Segmentation
 
@@ -77,44 +78,78 @@ class Worker:
         self._local = threading.local()
         self.say: Callable[[Message], None] = lambda message: None  # until the pipeline gives a voice
         self.enter("main")
+        self._chosen = chosen
         self._sources = catalogue.sources(chosen)
         self._spares: dict[str, Model] = {}
-        self.models = {name: source.load(self.device, chosen.engine) for name, source in self._sources.items()}
         self._voxel_bytes: dict[str, float] = {}
-        for name, model in self.models.items():
-            if chosen.precision == "bfloat16":
-                model.try_bfloat16()
-            self._warm_up(name)
-        self._batch_bytes = chosen.batch_memory_bytes or self._spare_bytes()
+        self._batch_bytes = chosen.batch_memory_bytes or BATCH_BYTES_CPU
+        # One network at a time: a model is tried out while another one works.
+        self._network = threading.Lock()
+        self.shelf = Shelf(self._sources, self._load, self.device, chosen.model_memory_bytes, self._tell)
+        if chosen.load_models == "start":
+            self.shelf.load_all()
+        self._refuse_if_all_failed()
 
-    def _spare_bytes(self) -> int:
-        """Return how much memory a batch may take: on a GPU half of what the models leave, on a CPU a fixed amount."""
-        if self.device.type != "cuda":
-            return BATCH_BYTES_CPU
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(self.device)[0] // 2
+    @property
+    def models(self) -> dict[str, Model]:
+        """The models that are loaded now."""
+        found = {name: self.shelf.peek(name) for name in self._sources}
+        return {name: model for name, model in found.items() if model is not None}
 
-    def _warm_up(self, name: str) -> None:
-        """Label a made-up cloud, so that no request pays for libraries that set themselves up on their first call."""
-        points = np.random.default_rng(0).uniform(0, 50 * self.models[name].recipe.grid_size, (5000, 3))
+    def _refuse_if_all_failed(self) -> None:
+        """Raise the first model's reason where there is nothing to serve: the engine then tries again by and by."""
+        states = self.shelf.states()
+        if states and all(model["state"] == "failed" for model in states):
+            raise UnusableModel(f"the model {states[0]['name']} cannot be used: {states[0]['reason']}")
+
+    def _tell(self) -> None:
+        """Tell the engine of the models' states, and see how much memory they leave."""
+        if self.device.type == "cuda" and not self._chosen.batch_memory_bytes:
+            self._batch_bytes = torch.cuda.mem_get_info(self.device)[0] // 2
+        self.say({"cards": self.shelf.states()})
+
+    def _load(self, name: str) -> Model:
+        """Load a model and label a made-up cloud with it; the shelf calls this.
+
+        So a model that cannot work is known before a request meets it, and no request pays for libraries that set
+        themselves up on their first call.
+        """
+        model = self._sources[name].load(self.device, self._chosen.engine)
+        if self._chosen.precision == "bfloat16":
+            model.try_bfloat16()
+        points = np.random.default_rng(0).uniform(0, 50 * model.recipe.grid_size, (5000, 3))
         points[:4000, 2] = 0
         color, intensity = np.zeros(points.shape, np.uint8), np.zeros(len(points), np.float32)
         cloud = PointCloud(points, color, np.ones(points.shape, np.float32), intensity)
-        made = self.prepare(name, cloud, Wishes())
-        if isinstance(made, ServiceError):
-            raise made
-        (answer,) = self.label(name, [cloud], [Wishes()], [made[0]])
+        with self._network:
+            (answer,) = labelling.label(model, [cloud], [Wishes()])
         if isinstance(answer, ServiceError):
             raise answer
+        return model
+
+    def has(self, model: str) -> bool:
+        """Return whether a model is loaded."""
+        return self.shelf.peek(model) is not None
+
+    def fetch(self, model: str) -> ServiceError | None:
+        """Load a model, and return why it cannot be where it cannot."""
+        found = self._model(model)
+        return found if isinstance(found, ServiceError) else None
+
+    def _model(self, name: str) -> Model | ServiceError:
+        try:
+            return self.shelf.get(name)
+        except ServiceError as error:
+            return error
 
     def ready(self) -> Message:
         """Return what the engine is told at the start."""
         return {
             "ready": True,
-            "cards": [card_message(model.card) for model in self.models.values()],
+            "cards": self.shelf.states(),
             "device": describe(self.device, self.models),
             "environment": environment.report(),
-            "batch_voxels": max(self.max_voxels(name) for name in self.models),
+            "batch_voxels": max((self.max_voxels(name) for name in self.models), default=BATCH_VOXELS),
         }
 
     def enter(self, role: Literal["intake", "main"]) -> None:
@@ -131,9 +166,9 @@ class Worker:
     @torch.inference_mode()
     def prepare(self, model: str, cloud: PointCloud, wishes: Wishes) -> tuple[Ready | OutOfMemory, int] | ServiceError:
         """Return a cloud as `label` takes it, with its voxels; see `labelling.prepare`."""
-        chosen = self.models.get(model)
-        if chosen is None:
-            return UnknownModel(f"no model {model!r} is loaded; there are: {', '.join(self.models)}")
+        chosen = self._model(model)
+        if isinstance(chosen, ServiceError):
+            return chosen
         stream: torch.cuda.Stream | None = getattr(self._local, "stream", None)
         with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
             ready = labelling.prepare(chosen, cloud, wishes)
@@ -149,7 +184,7 @@ class Worker:
 
     def max_voxels(self, model: str) -> int:
         """Return how many voxels a batch may have: what its memory allows, and one tile of the recipe at most."""
-        chosen = self.models.get(model)
+        chosen = self.shelf.peek(model)
         if chosen is None:
             return 1
         return max(1, min(chosen.recipe.max_voxels, int(self._batch_bytes / self._voxel_bytes.get(model, VOXEL_BYTES))))
@@ -163,9 +198,22 @@ class Worker:
         tick: Tick = lambda done: None,
     ) -> list[Segmentation | ServiceError]:
         """Label clouds with one model; see `labelling.label`."""
-        chosen = self.models.get(model)
-        if chosen is None:  # dropped since the clouds were prepared
-            return [UnknownModel(f"no model {model!r} is loaded") for _ in clouds]
+        chosen = self._model(model)  # it may have made room for another since the clouds were prepared
+        if isinstance(chosen, ServiceError):
+            return [chosen for _ in clouds]
+        with self._network:
+            return self._label(chosen, clouds, wishes, ready, tick)
+
+    def _label(
+        self,
+        chosen: Model,
+        clouds: Sequence[PointCloud],
+        wishes: Sequence[Wishes],
+        ready: Sequence[Ready | ServiceError],
+        tick: Tick,
+    ) -> list[Segmentation | ServiceError]:
+        """Label clouds, and on a GPU learn how much memory that takes."""
+        model = chosen.card.name
         if self.device.type != "cuda":
             return labelling.label(chosen, clouds, wishes, ready=ready, tick=tick)
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -204,7 +252,7 @@ def _serve(channel: Channel, chosen: Settings) -> None:
         channel.send({"error": to_message(InternalError(f"the models do not load: {error}"))})
         return
     channel.send(worker.ready())
-    Pipeline(channel, worker).run()
+    Pipeline(channel, worker, worker).run()
 
 
 def main() -> None:

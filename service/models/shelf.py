@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from service.values import ModelCard
 State = Literal["waiting", "loading", "ready", "failed", "evicted"]
 MB = 1 << 20
 log = structlog.get_logger()
+_NOTHING_KNOWN = ModelCard("", "", "", (), (), 0.0, 0, "")
 
 
 class Source(Protocol):
@@ -72,7 +74,7 @@ class Shelf:
     ) -> None:
         self._load, self._device, self._budget, self._changed = load, device, budget, changed
         self._lock = threading.RLock()
-        self._clock = 0
+        self._clock = itertools.count(1)
         self._places: dict[str, _Place] = {}
         for name, source in sources.items():
             found = source.card_or_error()
@@ -102,9 +104,12 @@ class Shelf:
         place = self._places.get(name)
         if place is None:
             raise UnknownModel(f"there is no model {name!r}; there are: {', '.join(self._places)}")
+        place.used = next(self._clock)
+        # Whoever wants a model that is there must not wait for one that is being loaded.
+        model = place.model
+        if model is not None:
+            return model
         with self._lock:
-            self._clock += 1
-            place.used = self._clock
             if place.state == "failed":
                 raise UnusableModel(f"the model {name} cannot be used: {place.reason}")
             return place.model or self._fetch(name, place)
@@ -118,11 +123,12 @@ class Shelf:
         """Return the models' cards in their order as JSON values, each with `state`, `reason` and `bytes`.
 
         The state is `waiting` (not asked for yet), `loading`, `ready`, `failed` (for the reason) or `evicted` (made
-        room for others; comes back when it is asked for). A model of which nothing is known has its name alone.
+        room for others; comes back when it is asked for). The card of a model of which nothing is known is empty.
         """
         return [
             {
-                **({"name": name} if place.card is None else {**card_message(place.card), "name": name}),
+                **card_message(place.card or _NOTHING_KNOWN),
+                "name": name,
                 "state": place.state,
                 "reason": place.reason,
                 "bytes": place.size if place.model is not None else 0,

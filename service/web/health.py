@@ -17,6 +17,12 @@ from service.web.schemas import HealthAnswer, VerboseHealthAnswer
 blueprint = APIBlueprint("health", __name__, tag="Health")
 
 
+def _warnings(card: dict[str, Any]) -> list[str]:
+    """Return what an operator should know of a model."""
+    failed = [f"it cannot be used: {card['reason']}"] if card.get("state") == "failed" else []
+    return [*failed, *card.get("about", {}).get("warnings", ())]
+
+
 @blueprint.get("/health")
 @blueprint.output(HealthAnswer)
 @blueprint.doc(summary="Readiness", operation_id="health", responses={503: "Loading, or failed; the reason says why."})
@@ -32,11 +38,8 @@ def health() -> tuple[HealthAnswer, int, dict[str, str]]:
         "reason": status["reason"],
         "version": __version__,
         "models": [card["name"] for card in status["models"]],
-        "warnings": [
-            f"{card['name']}: {warning}"
-            for card in status["models"]
-            for warning in card.get("about", {}).get("warnings", ())
-        ],
+        "model_states": {card["name"]: card.get("state", "ready") for card in status["models"]},
+        "warnings": [f"{card['name']}: {warning}" for card in status["models"] for warning in _warnings(card)],
         "device": status["device"],
         "queue": status["queue"],
     }

@@ -10,7 +10,7 @@ from flask import current_app
 from service.engine.client import EngineClient
 from service.errors import NotReady
 from service.web.schemas import CardAnswer, ModelsAnswer
-from service.web.segment import choose_model
+from service.web.segment import find_model
 from service.wire.json_v1 import hex_color
 
 blueprint = APIBlueprint("models", __name__, tag="Models")
@@ -40,5 +40,5 @@ def models() -> dict[str, Any]:
 def model(name: str) -> dict[str, Any]:
     """Return the card of one model."""
     engine: EngineClient = current_app.extensions["engine"]
-    chosen = choose_model(engine, name)
+    chosen = find_model(engine, name)["name"]
     return next(card for card in _cards(engine) if card["name"] == chosen)

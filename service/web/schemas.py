@@ -30,6 +30,11 @@ class SegmentQuery(BaseModel):
     filename: str | None = Field(None, description="Name of the file, to recognise its format by.", max_length=255)
     output: str | None = Field(None, description="Form of the answer: " + ", ".join(WORDS) + ".")
     scores: Flag = Field(False, description="Also return each point's class probabilities, or in files its confidence.")
+    tta: Literal["none", "full"] = Field(
+        "none",
+        description="full: the test-time procedure of the model's own configuration, many passes under augmentations; "
+        "none: one pass.",
+    )
     columns: str | None = Field(
         None, description="Columns of a text file, separated by commas: x,y,z,red,green,blue,intensity,nx,ny,nz,..."
     )
@@ -128,6 +133,13 @@ class CardAnswer(BaseModel):
     source: str
     about: dict[str, Any]
     default: bool
+    state: str = Field(
+        "ready",
+        description="ready; waiting: loaded on its first use; loading; evicted: it made room for others, is back on "
+        "its next use; failed.",
+    )
+    reason: str = Field("", description="Why it failed.")
+    bytes: int = Field(0, description="Memory that it takes on the device.")
 
 
 class ModelsAnswer(BaseModel):
@@ -143,6 +155,7 @@ class HealthAnswer(BaseModel):
     reason: str
     version: str
     models: list[str]
+    model_states: dict[str, str] = Field({}, description="State of each model, as GET /v1/models tells it.")
     warnings: list[str] = Field([], description="What was assumed of the models that are served.")
     device: dict[str, Any]
     queue: dict[str, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import structlog
 from apiflask import APIBlueprint
@@ -11,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from service import formats
 from service.engine.client import EngineClient
-from service.errors import NotReady, UnknownModel
+from service.errors import NotReady, UnknownModel, UnusableModel
 from service.formats.format import Format
 from service.settings import Settings
 from service.values import Segmentation
@@ -52,7 +53,7 @@ def segment() -> ResponseReturnValue:
         with engine.read(upload.descriptor, source, options, deadline, g.request_id, gone) as cloud:
             watch.lap("read")
             segmentation = engine.segment(
-                cloud, model, deadline, scores=query.scores, request_id=g.request_id, gone=gone
+                cloud, model, deadline, scores=query.scores, tta=query.tta, request_id=g.request_id, gone=gone
             )
             watch.within("segment", segmentation.timing_ms)
         g.points = len(segmentation.label)
@@ -68,18 +69,32 @@ def choose_model(engine: EngineClient, wanted: str | None) -> str:
     """Return the name of the model to use.
 
     Raises:
+        UnusableModel: it is known not to work, and why.
+        UnknownModel, NotReady: as `find_model`.
+    """
+    card = find_model(engine, wanted)
+    if card.get("state") == "failed":
+        raise UnusableModel(f"the model {card['name']} cannot be used: {card['reason']}")
+    name: str = card["name"]
+    return name
+
+
+def find_model(engine: EngineClient, wanted: str | None) -> dict[str, Any]:
+    """Return the card of a model as the engine has it, whatever its state; the default one where none is named.
+
+    Raises:
         UnknownModel: it is not served.
-        NotReady: no model is loaded yet, or the service is about to end.
+        NotReady: no model is known yet, or the service is about to end.
     """
     status = engine.recent_status()
     if status["state"] == "stopping":
         raise NotReady(status["reason"], retry_after_s=5)
-    names = [card["name"] for card in status["models"]]
-    if not names:
+    cards: dict[str, dict[str, Any]] = {card["name"]: card for card in status["models"]}
+    if not cards:
         raise NotReady(status["reason"], retry_after_s=5)
-    if wanted is not None and wanted not in names:
-        raise UnknownModel(f"there is no model {wanted!r}; there are: {', '.join(names)}")
-    return wanted or names[0]
+    if wanted is not None and wanted not in cards:
+        raise UnknownModel(f"there is no model {wanted!r}; there are: {', '.join(cards)}")
+    return cards[wanted or next(iter(cards))]
 
 
 def _json_answer(segmentation: Segmentation, watch: Stopwatch) -> Response:
