@@ -18,6 +18,7 @@ from werkzeug.wsgi import get_input_stream
 
 from service.engine import shared
 from service.errors import DeadlineExceeded, MalformedRequest, ServiceError, TooLarge
+from service.web import direct
 from service.web.inflate import Inflated
 from service.web.patience import Patience
 
@@ -94,6 +95,7 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
     """
     environ = request.environ
     declared = request.content_length or 0
+    straight = direct.pieces(environ["wsgi.input"], environ.get("gunicorn.socket"))
     raw = _Counted(get_input_stream(environ), declared)
     environ["wsgi.input"] = raw
     try:
@@ -108,6 +110,8 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
                 environ.pop("CONTENT_LENGTH", None)
             if request.mimetype == "multipart/form-data":
                 return _receive_form(request, raw, max_bytes)
+            if encoding == "identity" and straight is not None:
+                return _receive_pieces(request, straight, max_bytes, deadline, start)
             return _receive_raw(request, raw, max_bytes, deadline, start)
     except RequestEntityTooLarge:
         _drain(request, raw, max_bytes)
@@ -123,19 +127,29 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
 
 
 def _receive_raw(request: Request, raw: _Counted, max_bytes: int, deadline: float, start: int) -> Upload:
-    stream = request.stream
+    upload = _receive_pieces(request, iter(lambda: request.stream.read(CHUNK_BYTES), b""), max_bytes, deadline, start)
+    try:
+        raw.check_whole()
+    except BaseException:
+        os.close(upload.descriptor)
+        raise
+    return upload
+
+
+def _receive_pieces(
+    request: Request, pieces: Iterator[bytes] | Iterator[memoryview], max_bytes: int, deadline: float, start: int
+) -> Upload:
     descriptor = shared.create()
     try:
         os.lseek(descriptor, start, os.SEEK_SET)
         size = 0
-        while chunk := stream.read(CHUNK_BYTES):
-            size += len(chunk)
+        for piece in pieces:
+            size += len(piece)
             if size > max_bytes:
                 raise RequestEntityTooLarge
             if time.monotonic() > deadline:
                 raise TimeoutError
-            _write_all(descriptor, chunk)
-        raw.check_whole()
+            _write_all(descriptor, piece)
     except BaseException:
         os.close(descriptor)
         raise
@@ -176,7 +190,7 @@ class _Counted:
             raise ClientDisconnected
 
 
-def _write_all(descriptor: int, chunk: bytes) -> None:
+def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
