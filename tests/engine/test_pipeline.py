@@ -80,7 +80,8 @@ class Bench:
     def __init__(self, window_s: float = 0.002) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel, self.labeller = Channel(ours), Slow(window_s)
-        self._thread = threading.Thread(target=Pipeline(Channel(theirs), self.labeller).run, daemon=True)
+        self._pipeline = Pipeline(Channel(theirs), self.labeller)
+        self._thread = threading.Thread(target=self._pipeline.run, daemon=True)
         self._thread.start()
         self.reports: list[Message] = []
 
@@ -89,6 +90,10 @@ class Bench:
         about = {"model": model, "layout": layout, "deadline": time.monotonic() + patience_s, "bad": bad}
         self.channel.send({"op": "label", "id": number, **about}, (descriptor,))
         os.close(descriptor)
+
+    def on_their_way(self) -> int:
+        """Return how many clouds have arrived and are not prepared."""
+        return len(self._pipeline._incoming) + len(self._pipeline._preparing)
 
     def cancel(self, number: int) -> None:
         self.channel.send({"op": "cancel", "id": number})
@@ -162,27 +167,31 @@ def test_models_do_not_mix(bench: Bench) -> None:
 
 
 def test_a_free_device_waits_for_what_is_being_prepared_but_not_for_more() -> None:
-    bench = Bench(window_s=0.5)
+    bench = Bench(window_s=5.0)
     bench.labeller.may_label.release(10)
     bench.labeller.may_prepare.release(1)
     started = time.monotonic()
     bench.job(1, 10)
     bench.answer()
-    assert time.monotonic() - started < 0.4  # nothing else is on its way: no wait
+    assert time.monotonic() - started < 4  # nothing else is on its way: no wait
     bench.job(2, 20)
     bench.job(3, 30)
-    time.sleep(0.05)
+    wait_for(lambda: bench.on_their_way() == 2)
     bench.labeller.may_prepare.release(1)
+    wait_for(lambda: bench.labeller.prepared == [10, 20])
     time.sleep(0.1)
+    assert bench.labeller.batches == [[10]]
     bench.labeller.may_prepare.release(1)
     assert {bench.answer()["id"], bench.answer()["id"]} == {2, 3}
     assert bench.labeller.batches == [[10], [20, 30]]
+    bench.labeller.window_s = 0.3
     bench.job(4, 40)
     bench.job(5, 50)
-    bench.labeller.may_prepare.release(1)
+    wait_for(lambda: bench.on_their_way() == 2)
     started = time.monotonic()
+    bench.labeller.may_prepare.release(1)
     assert bench.answer()["id"] == 4
-    assert 0.3 < time.monotonic() - started < 3  # the window is over, and the other not there yet
+    assert time.monotonic() - started > 0.25  # the window is over, and the other not there yet
     bench.close()
 
 
@@ -201,13 +210,13 @@ def test_what_nobody_waits_for_is_not_labelled(bench: Bench, stage: str) -> None
     bench.labeller.may_prepare.release(1)
     wait_for(lambda: bench.labeller.batches == [[10]])
     bench.job(2, 20)
-    bench.job(3, 30, patience_s=0.05)
+    bench.job(3, 30, patience_s=1.0)
+    wait_for(lambda: bench.on_their_way() == 2)
     if stage == "ready":
         bench.labeller.may_prepare.release(2)
         wait_for(lambda: len(bench.labeller.prepared) == 3)
-    time.sleep(0.1)
     bench.cancel(2)
-    time.sleep(0.1)
+    time.sleep(1.1)  # the other one's deadline
     bench.labeller.may_prepare.release(2)
     bench.labeller.may_label.release(2)
     found = {message["id"]: message for message in (bench.answer() for _ in range(3))}
@@ -224,7 +233,7 @@ def test_long_work_stops_when_nobody_waits_and_says_that_it_lives(bench: Bench) 
     time.sleep(1.2)
     bench.cancel(1)
     assert bench.answer()["error"]["code"] == "cancelled"
-    assert {"patience_s": 0.0} in bench.reports
+    assert any(report.get("patience_s") == 0.0 for report in bench.reports)
     bench.job(2, 20, patience_s=0.3)
     assert bench.answer()["error"]["code"] == "deadline-exceeded"
 
