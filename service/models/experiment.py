@@ -24,6 +24,8 @@ from service.values import ModelCard, PointCloud
 
 CHECKPOINTS = ("model_best.pth", "model_last.pth")
 MAX_CLASSES = 10_000
+MAX_NUMBER = 100_000
+"""Largest number in a network's configuration: of channels, blocks, cells. A larger one would be built for hours."""
 _SHOWN = 5
 
 # sonata/transform.py, default(), of facebookresearch/sonata.
@@ -45,12 +47,14 @@ class Plan:
         recipe: what its input looks like.
         card: what may be said of it before its weights are there; `parameters` are counted.
         generation: which Pointcept trained it.
+        empty: the network without numbers, on the device meta.
     """
 
     network: Mapping[str, Any]
     recipe: Recipe
     card: ModelCard
     generation: Generation
+    empty: nn.Module
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,11 @@ class Experiment:
         stored = checkpoint.load(weights)
         found = _carried(weights, stored) if configuration is None else config.read(configuration)
         plan = self._plan(*found)
+        # Before a configuration's network is made in earnest, whatever its size.
+        _fit(plan.empty, stored.weights, weights)
         layers = choose_engine(engine, device)
         network: Any = self._build(plan.network, Site(layers, self.families, plan.generation))
-        _fill(network, stored.weights, weights)
+        network.load_state_dict(stored.weights, strict=True)
         network.eval()
         if layers.folds and hasattr(network, "fold"):
             network.fold()
@@ -123,6 +129,11 @@ class Experiment:
         network = values.get("model")
         if not isinstance(network, Mapping):
             raise UnusableModel(f"The configuration of {self.name} has no `model`.")
+        large = _large(network)
+        if large is not None:
+            raise UnusableModel(
+                f"The configuration of {self.name} has the number {large:g} in its network; {MAX_NUMBER} is the most."
+            )
         known = self._generation(values)
         with torch.device("meta"):
             # Only names and sizes: no number is drawn.
@@ -166,7 +177,7 @@ class Experiment:
                 "warnings": warnings,
             },
         )
-        return Plan(network, recipe, card, known.generation)
+        return Plan(network, recipe, card, known.generation, empty)
 
     def _generation(self, values: Mapping[str, Any]) -> generation.Known:
         try:
@@ -184,8 +195,10 @@ class Experiment:
             raise UnusableModel(
                 f"The model {self.name} needs the package {package}, which is not installed."
             ) from error
-        except (ValueError, TypeError, AttributeError, AssertionError, RuntimeError, IndexError) as error:
-            raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
+        except Exception as error:
+            # Whatever a network's constructor says of arguments that do not go together.
+            said = str(error) if isinstance(error, ValueError) else f"its network cannot be built: {error!r}"
+            raise UnusableModel(f"The model {self.name} cannot be served: {said}") from error
 
     def _try(self, model: Model) -> None:
         """Label a made-up cloud; its labels mean nothing, but that there are as many classes as names does."""
@@ -276,6 +289,14 @@ def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) ->
     return [f"class {index}" for index in range(number)], ["The configuration has no data.names: classes are numbered."]
 
 
+def _large(value: Any) -> int | float | None:
+    """Return a number in a network's configuration that is past MAX_NUMBER, or None."""
+    if isinstance(value, int | float):
+        return value if abs(value) > MAX_NUMBER else None
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return next((found for each in inner if (found := _large(each)) is not None), None)
+
+
 def _count(number: Any) -> bool:
     return type(number) is int and 0 < number <= MAX_CLASSES
 
@@ -285,8 +306,8 @@ def _matters(inner: Mapping[str, Any], recipe: Recipe) -> bool:
     return inner.get("type") == "PT-v3m1" or bool({"color", "color_signed"} & set(recipe.features))
 
 
-def _fill(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load weights of whatever precision into the network; every name and shape must fit.
+def _fit(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that weights are those of a network: every name and shape must fit, and every weight be a number.
 
     Raises:
         UnusableModel: what is missing, what is left over, what has another shape, or that a weight is not a number.
@@ -308,7 +329,6 @@ def _fill(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -
     broken = [key for key, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise UnusableModel(f"The checkpoint {path} has weights that are not numbers: {_complaint('broken', broken)}.")
-    network.load_state_dict(weights, strict=True)
 
 
 def _complaint(what: str, names: list[str]) -> str:

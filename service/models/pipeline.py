@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,9 @@ def _of_val(part: Any, where: str, signed_colors: bool) -> tuple[Recipe, tuple[s
 
 
 def _list(entries: Any, where: str) -> list[Mapping[str, Any]]:
-    if not isinstance(entries, list | tuple) or not all(isinstance(e, Mapping) and "type" in e for e in entries):
+    if not isinstance(entries, list | tuple) or not all(
+        isinstance(entry, Mapping) and isinstance(entry.get("type"), str) for entry in entries
+    ):
         raise ValueError(f"The configuration's {where} must be a list of transforms, each a dict with a type.")
     return list(entries)
 
@@ -222,7 +225,8 @@ class _Reader:
 def _size(entry: Mapping[str, Any], where: str) -> float:
     """Return the edge of a grid's cells."""
     size = entry.get("grid_size", 0.05)
-    edges = set(size) if isinstance(size, list | tuple) else {size}
-    if len(edges) != 1 or not all(isinstance(edge, int | float) and edge > 0 for edge in edges):
+    edges = list(size) if isinstance(size, list | tuple) else [size]
+    fine = all(isinstance(edge, int | float) and 0 < edge < math.inf and edge == edges[0] for edge in edges)
+    if not edges or not fine:
         raise ValueError(f"The configuration's {where} has the grid_size {size!r:.80}; it must be one positive number.")
-    return float(edges.pop())
+    return float(edges[0])
