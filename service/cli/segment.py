@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +27,9 @@ from service.settings import Settings
 from service.wire import json_v1, outputs
 
 HEAD_BYTES = 4096
+WATCH_S = 0.5
+PATIENCE_S = 24 * 3600.0
+"""For the test-time procedure, which may take minutes on a CPU; who waits for it sees how far it is, and has Ctrl-C."""
 LABELLED = "_labelled"
 
 
@@ -47,7 +54,9 @@ class Done:
     warnings: tuple[str, ...]
 
 
-Label = Callable[[Path, BinaryIO], Done]
+Report = Callable[[float], None]
+"""Takes the share of a file's work that is done, 0 to 1."""
+Label = Callable[[Path, BinaryIO, Report], Done]
 
 
 def segment_remotely(files: Sequence[Path], job: Job, url: str, api_key: str = "") -> int:
@@ -57,7 +66,7 @@ def segment_remotely(files: Sequence[Path], job: Job, url: str, api_key: str = "
     options["tta"] = job.tta if job.tta != "none" else None
     query = {name: value for name, value in options.items() if value is not None}
 
-    def label(path: Path, out: BinaryIO) -> Done:
+    def label(path: Path, out: BinaryIO, _report: Report) -> Done:
         answer = remote.segment(path, out, query)
         return Done(".json" if job.output == "json" else Path(answer.filename).suffix, answer.points, answer.warnings)
 
@@ -72,22 +81,26 @@ def segment_here(files: Sequence[Path], job: Job, settings: Settings) -> int:
         # Without a service --model says what is loaded, perhaps by its path; the engine knows it by its name.
         model = engine.status()["models"][0]["name"]
 
-        def label(path: Path, out: BinaryIO) -> Done:
-            return _label_here(path, out, job, model, engine, settings)
+        def label(path: Path, out: BinaryIO, report: Report) -> Done:
+            return _label_here(path, out, job, model, engine, settings, report)
 
         return _each(files, job, label)
 
 
-def _label_here(path: Path, out: BinaryIO, job: Job, model: str, engine: EngineClient, settings: Settings) -> Done:
+def _label_here(
+    path: Path, out: BinaryIO, job: Job, model: str, engine: EngineClient, settings: Settings, report: Report
+) -> Done:
     options = formats.Options(max_points=settings.max_points)
-    deadline = time.monotonic() + settings.deadline_s
+    deadline = time.monotonic() + (settings.deadline_s if job.tta == "none" else PATIENCE_S)
     body = os.open(path, os.O_RDONLY)
     try:
         head = os.pread(body, HEAD_BYTES, 0)
         source = formats.recognise(head, declared=job.format, media_type=None, filename=path.name)
         target = outputs.choose(job.output, [], source)
         with engine.read(body, source, options, deadline) as cloud:
-            segmentation = engine.segment(cloud, model, deadline, scores=job.scores)
+            name = uuid.uuid4().hex
+            with _watched(engine, name, report):
+                segmentation = engine.segment(cloud, model, deadline, scores=job.scores, tta=job.tta, request_id=name)
         done = Done(target.suffixes[0] if target else ".json", len(segmentation.label), segmentation.warnings)
         if target is None:
             out.write(json_v1.encode(segmentation, segmentation.timing_ms, ""))
@@ -99,6 +112,28 @@ def _label_here(path: Path, out: BinaryIO, job: Job, model: str, engine: EngineC
         file.seek(0)
         shutil.copyfileobj(file, out, 1 << 20)
     return done
+
+
+@contextmanager
+def _watched(engine: EngineClient, request_id: str, report: Report) -> Iterator[None]:
+    """Ask the engine now and then how far it is with a request, and report it."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WATCH_S):
+            with contextlib.suppress(ServiceError):
+                done = engine.status()["progress"].get(request_id)
+                if done is not None:
+                    report(done)
+        engine.close()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _each(files: Sequence[Path], job: Job, label: Label) -> int:
@@ -117,8 +152,12 @@ def _each(files: Sequence[Path], job: Job, label: Label) -> int:
         for path in files:
             progress.update(task, description=path.name)
             started = time.monotonic()
+
+            def report(share: float, name: str = path.name) -> None:
+                progress.update(task, description=f"{name} {share:.0%}")
+
             try:
-                target, done = _to_file(path, job, label)
+                target, done = _to_file(path, job, label, report)
             except (ServiceError, OSError) as error:
                 failed += 1
                 sentence = error.detail if isinstance(error, ServiceError) else str(error)
@@ -135,13 +174,13 @@ def _each(files: Sequence[Path], job: Job, label: Label) -> int:
     return failed
 
 
-def _to_file(path: Path, job: Job, label: Label) -> tuple[Path, Done]:
+def _to_file(path: Path, job: Job, label: Label, report: Report) -> tuple[Path, Done]:
     """Label a file into the output folder; a file there is whole or absent, never half written."""
     descriptor, name = tempfile.mkstemp(dir=job.out, prefix=".", suffix=".part")
     part = Path(name)
     try:
         with os.fdopen(descriptor, "w+b") as out:
-            done = label(path, out)
+            done = label(path, out, report)
         part.chmod(0o644)
         target = job.out / f"{path.stem}{LABELLED}{done.suffix}"
         part.replace(target)

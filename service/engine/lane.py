@@ -95,9 +95,18 @@ class Lane:
         self._batch_voxels = report.get("batch_voxels", self._batch_voxels)
         self._memory = report.get("memory", {})
 
-    def wait(self, seconds: float, now: float) -> None:
-        """Note that the worker asks for patience: it loads a model."""
-        self.heard, self._patience_s = now, seconds
+    def wait(self, word: Message, now: float) -> None:
+        """Note that the worker asks for patience: it loads a model, or is at long work, of which it says how far."""
+        self.heard, self._patience_s = now, word["patience_s"]
+        for number, done in word.get("done", {}).items():
+            job = self.in_flight.get(int(number))
+            if job is not None:
+                job.done = done
+
+    def progress(self) -> dict[str, float]:
+        """Return what share of the work on a request is done, by the request's id, where the worker tells."""
+        jobs = self.in_flight.values()
+        return {str(job.message.get("request_id", "")): round(job.done, 4) for job in jobs if job.done > 0}
 
     def hangs(self, now: float, silence_s: float) -> bool:
         """Return whether the worker has been silent for longer than its work explains."""

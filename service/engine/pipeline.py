@@ -271,15 +271,15 @@ class Pipeline:
         return True
 
     def _tick(self, batch: Sequence[Item]) -> Callable[[float], None]:
-        """Return what long work calls: it tells the engine that the worker lives, and stops work nobody waits for."""
+        """Return what long work calls: it tells the engine how far it is, and stops work that nobody waits for."""
         said = time.monotonic()
 
-        def tick(_done: float) -> None:
+        def tick(done: float) -> None:
             nonlocal said
             now = time.monotonic()
             if now - said > SIGN_S:
                 said = now
-                self._out.put(({"patience_s": 0.0}, None))
+                self._out.put(({"patience_s": 0.0, "done": {str(item.number): done for item in batch}}, None))
             if all(item.cancelled for item in batch):
                 raise Cancelled("nobody waits for the answer any more")
             if all(now >= item.deadline for item in batch):

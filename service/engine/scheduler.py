@@ -156,6 +156,7 @@ class Scheduler:
                 "workers": [lane.status() for lane in self._lanes],
                 "batches": {**self._batches, "sizes": {str(size): self._sizes[size] for size in SIZES}},
                 "counts": dict(self._counts),
+                "progress": {name: done for lane in self._lanes for name, done in lane.progress().items()},
                 "points_per_s": round(self._cost_per_s() * self._ready_lanes()),
             }
 
@@ -293,7 +294,7 @@ class Scheduler:
         now = time.monotonic()
         with self._changed:
             if "patience_s" in message:
-                lane.wait(message["patience_s"], now)
+                lane.wait(message, now)
                 return
             if "cards" in message:
                 lane.device.cards = message["cards"]

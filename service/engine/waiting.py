@@ -38,6 +38,7 @@ class Job:
         place: where it stands in the queue; see `Queue`.
         retried: whether it was in a worker's hands when that was lost.
         abandoned: whether nobody waits for the answer any more.
+        done: what share of the work on it is done, where its worker tells: during the test-time procedure.
     """
 
     message: Message
@@ -50,6 +51,7 @@ class Job:
     place: float = 0.0
     retried: bool = False
     abandoned: bool = False
+    done: float = 0.0
 
     @property
     def cost(self) -> int:
