@@ -40,16 +40,23 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _model(name: str, version: str | None) -> dict[str, Any]:
-    """Return a model's card.
+    """Return a model's card; raises as `_choose` does."""
+    chosen = _choose(name, version)
+    card: dict[str, Any] = next(card for card in _engine().recent_status()["models"] if card["name"] == chosen)
+    return card
+
+
+def _choose(name: str, version: str | None) -> str:
+    """Return a model's name.
 
     Raises:
         UnknownModel: there is no such model, or not this version of it.
+        NotReady: no model is loaded yet.
     """
     chosen = choose_model(_engine(), name)
     if version not in (None, "", v2.VERSION):
         raise UnknownModel(f"model {name!r} has no version {version!r}; it has {v2.VERSION!r}")
-    card: dict[str, Any] = next(card for card in _engine().recent_status()["models"] if card["name"] == chosen)
-    return card
+    return chosen
 
 
 @blueprint.get("/health/live")
@@ -97,7 +104,7 @@ def config(name: str, version: str | None = None) -> Response:
 @blueprint.doc(summary="Readiness of a model", operation_id="v2_model_ready", responses=[404, 503])
 def model_ready(name: str, version: str | None = None) -> Response:
     """Return 200 when the model can label clouds."""
-    _model(name, version)
+    _choose(name, version)
     return ready()
 
 
@@ -107,7 +114,7 @@ def model_ready(name: str, version: str | None = None) -> Response:
 @blueprint.doc(summary="Statistics", operation_id="v2_statistics", responses=[404, 503])
 def stats(name: str | None = None, version: str | None = None) -> Response:
     """Return how many clouds a model, or each, has labelled, and how long the stages took in sum."""
-    names = [card["name"] for card in _engine().status()["models"]] if name is None else [_model(name, version)["name"]]
+    names = [card["name"] for card in _engine().status()["models"]] if name is None else [_choose(name, version)]
     return _json({"model_stats": [statistics.of_model(each) for each in names]})
 
 
@@ -116,10 +123,13 @@ def stats(name: str | None = None, version: str | None = None) -> Response:
 def repository() -> Response:
     """Return the models and their states."""
     status = _engine().status()
-    state, reason = ("READY", "") if status["state"] == "ready" else ("UNAVAILABLE", status["reason"])
-    return _json(
-        [{"name": card["name"], "version": v2.VERSION, "state": state, "reason": reason} for card in status["models"]]
-    )
+    index = []
+    for card in status["models"]:
+        state, reason = ("READY", "") if status["state"] == "ready" else ("UNAVAILABLE", status["reason"])
+        if card.get("state", "ready") != "ready":
+            state, reason = "UNAVAILABLE", card["reason"] or card["state"]
+        index.append({"name": card["name"], "version": v2.VERSION, "state": state, "reason": reason})
+    return _json(index)
 
 
 @blueprint.post("/repository/models/<name>/load")
@@ -142,7 +152,7 @@ def infer(name: str, version: str | None = None) -> Response:
     # Binary data begin on a boundary that suits any number.
     with receive(request, settings.max_body_bytes, deadline, start=-head_bytes % shared.ALIGNMENT) as upload:
         watch.lap("receive")
-        g.format, g.model = "v2", _model(name, version)["name"]
+        g.format, g.model = "v2", _choose(name, version)
         wanted = _decode(upload, head_bytes or upload.size, settings.max_points)
         with _cloud(upload, wanted, head_bytes) as cloud:
             watch.lap("read")

@@ -120,6 +120,26 @@ def send_raw(service: Service, data: bytes) -> bytes:
         return connection.recv(1000)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "status", "words"),
+    [
+        (["--api-key", LAB], {}, 0, "parcels"),
+        ([], {"API_KEY": LAB}, 0, "parcels"),
+        ([], {}, 1, "asks for an API key"),
+        (["--api-key", "wrong-key"], {}, 1, "not one that this service knows"),
+        (["--api-key", "broken\nkey"], {}, 1, "line break"),
+    ],
+)
+def test_the_commands_send_a_key(
+    locked: Service, arguments: list[str], environment: dict[str, str], status: int, words: str
+) -> None:
+    command = [sys.executable, "-m", "service.cli", "models", "--url", locked.url, *arguments]
+    own = {**os.environ, "COLUMNS": "200", **environment}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert words in done.stdout + done.stderr
+
+
 def test_other_names_of_the_host_are_refused(locked: Service) -> None:
     assert locked.get("/health", headers={"Host": "labels.example:5001"}).status_code == 200
     answer = locked.get("/health", headers={"Host": "evil.example"})
