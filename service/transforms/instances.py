@@ -38,6 +38,8 @@ _SAME_PLANE = float(np.cos(np.radians(12)))
 _STEP_M, _APART_M = 0.008, 0.012
 _LEVEL = 0.35
 """Upright part of a normal from which its face is seen from above, as a camera sees it."""
+_TOP = 0.7
+"""Upright part of an outward normal from which its face is a top."""
 _AGREE, _DIFFER = 1.0, 2.0
 """Distance of two faces' votes, in spreads: below it they may be one divided face; above it they are not one plane."""
 _ROUNDS = 4
@@ -209,8 +211,10 @@ def _join(found: Faces, cast: _Cast, cell_m: float) -> Rows:
             step = step - flip * ((middle - found.center[other]) @ found.normal[other])
             same = bool(abs(step) < max(_STEP_M, cell_m)) and distance < _DIFFER
         elif cosine < _SQUARE:
-            convex = away @ outward[one] < 0 and -away @ outward[other] < 0
-            same = bool(convex) and distance < 1.5 * _DIFFER
+            # A side whose top is level hangs below it: there the votes need not say which way the side looks.
+            below = away @ outward[one] < 0 or outward[other, 2] > _TOP
+            above = away @ outward[other] > 0 or outward[one, 2] > _TOP
+            same = bool(below and above) and distance < 1.5 * _DIFFER
         else:
             same = False
         if same:
