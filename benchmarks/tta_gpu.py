@@ -161,22 +161,19 @@ def _fragments(data: Data) -> list[Data]:
 
 
 def run_tester(
-    scan: rooms.Scan, steps: Steps, network: Network, device: torch.device, most: int | None
-) -> tuple[NDArray[np.int64], int, float]:
-    """Return the labels, the number of passes and the seconds of data alone; after SemSegTester.test.
+    fragments: list[Data], points: int, steps: Steps, network: Network, device: torch.device
+) -> NDArray[np.int64]:
+    """Return the labels, after SemSegTester.test.
 
     Args:
-        scan: the scene.
+        fragments: what `steps` made of the scene.
+        points: of the scene.
         steps: Pointcept's transforms.
         network: of one batch's dict to logits.
         device: where the network is.
-        most: end after so many passes, to warm up.
     """
-    started = time.perf_counter()
-    fragments = steps.prepare(scan)
-    data_s = time.perf_counter() - started
-    votes = torch.zeros((len(scan.coord), CLASSES), device=device)
-    for i in range(len(fragments[:most])):
+    votes = torch.zeros((points, CLASSES), device=device)
+    for i in range(len(fragments)):
         data = steps.collate(fragments[i : i + 1])
         for key, value in data.items():
             if isinstance(value, torch.Tensor):
@@ -188,7 +185,7 @@ def run_tester(
             for end in data["offset"]:
                 votes[index[begin:end], :] += part[begin:end]
                 begin = end
-    return votes.max(1)[1].cpu().numpy(), len(fragments), data_s
+    return votes.max(1)[1].cpu().numpy()
 
 
 def train(name: str, device: torch.device, seconds: float, points: int) -> tuple[dict[str, Any], nn.Module]:
@@ -232,7 +229,7 @@ def train(name: str, device: torch.device, seconds: float, points: int) -> tuple
             for parameter in network.parameters():
                 parameter.mul_(1.6)  # as it is made, its answers hardly differ from point to point
     print(f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, ", end="")
-    print(f"trained for {step} steps to a loss of {float(loss):.3f}")
+    print(f"trained for {step} steps to a loss of {loss.item():.3f}")
     return {key: value.detach().cpu() for key, value in network.state_dict().items()}, network.eval()
 
 
@@ -332,16 +329,19 @@ def main() -> None:
     use_theirs = theirs is not None and on_gpu
     network = their_network(arguments.model, weights, theirs or {}, device) if use_theirs else our_network(trained)
     steps = Steps(theirs)
+    started = time.perf_counter()
+    fragments = steps.prepare(scan)
+    data_s = time.perf_counter() - started
     if on_gpu:
-        run_tester(scan, steps, network, device, most=6)
+        run_tester(fragments[:6], len(scan.coord), steps, network, device)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()
-    wanted, passes, data_s = run_tester(scan, steps, network, device, None)
-    tester_s = time.perf_counter() - started
+    wanted = run_tester(fragments, len(scan.coord), steps, network, device)
+    tester_s = data_s + time.perf_counter() - started
     whose = "Pointcept's transforms and network" if use_theirs else "our network in float32"
-    print(f"tester ({whose}): {tester_s:.2f} s, of which data {data_s:.2f} s; {passes} passes{_peak(device)}")
-    del network, trained
+    print(f"tester ({whose}): {tester_s:.2f} s, of which data {data_s:.2f} s; {len(fragments)} passes{_peak(device)}")
+    del network, trained, fragments
     if on_gpu:
         torch.cuda.empty_cache()
     model = our_model(arguments.model, weights, arguments.engine, device)
