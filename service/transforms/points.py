@@ -15,6 +15,8 @@ from service.transforms.recipe import Recipe
 from service.values import PointCloud
 
 _COLORS = {"color", "color_signed", "color_255"}
+WIDEST_M = 1e8
+"""Wider than the earth; what lies farther apart overflows single precision, and is no cloud."""
 _FAR_M = 4096.0
 """Distance from zero from which on single precision is coarser than half a millimetre."""
 
@@ -72,10 +74,17 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
     coord, warning = scale.to_metres(_tensor(cloud.coord, kept, device), recipe.max_extent_m)
     if warning:
         warnings.append(warning)
+    low, high = grid.bounds(coord)
+    span = float((high - low).max())
+    if not span <= WIDEST_M:
+        raise UnusableCloud(
+            f"The cloud spans {span:.3g} m, more than any scan does. Are the coordinates in metres, and is there no "
+            "stray point?"
+        )
     ground = 0.0
     if recipe.before is None:
         # Far from zero float32 holds only centimetres: the origin is removed while there are 64 bits.
-        coord = coord - grid.bounds(coord)[0]
+        coord = coord - low
     else:
         coord = _single(coord, recipe.before, warnings)
     try:

@@ -350,6 +350,13 @@ ATTACKS: dict[str, Attack] = {
     # clouds that read well and cannot be labelled
     "points of infinity": Attack(lambda: np.full((99, 4), np.inf, "<f4").tobytes(), "format=kitti", (400, 422)),
     "points 10^300 m apart": Attack(lambda: npy("(2, 3)", "'<f8'", np.array([[0.0] * 3, [1e300] * 3]).tobytes())),
+    **{
+        f"a point 10^{power} m away": Attack(
+            lambda power=power: npy("(200, 3)", "'<f8'", np.r_[cube(199), [[10.0**power] * 3]].tobytes()),
+            statuses=(200, 422),
+        )
+        for power in (3, 6, 9, 15, 19, 25, 38, 100, 160, 300, 308)
+    },
     "points in a line of 10^9 m": Attack(
         lambda: npy("(1000, 3)", "'<f8'", (np.linspace(0, 1e9, 1000)[:, None] * [1, 0, 0]).tobytes()), "", (200, 422)
     ),
