@@ -39,8 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with both, and nothing else."""
-    models = ",".join(str(folder / "scannet" / name) for name in ("semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base"))
+    """A service with both, and one whose training has left no checkpoint yet."""
+    unfinished = tmp_path_factory.mktemp("unfinished") / "s3dis"
+    (unfinished / "model").mkdir(parents=True)
+    (unfinished / "config.py").write_text(experiments.config())
+    names = ("semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base")
+    models = ",".join(str(path) for path in (*(folder / "scannet" / name for name in names), unfinished))
     running = start(tmp_path_factory.mktemp("service"), MODELS=models)
     wait_ready(running)
     yield running
@@ -92,14 +96,27 @@ def test_answers_are_the_networks_own(
 
 def test_the_cards_tell_where_models_come_from(serving: Service, folder: Path) -> None:
     listed = serving.get("/v1/models").json()["models"]
-    assert [card["name"] for card in listed] == ["semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base"]
+    assert [card["name"] for card in listed] == ["semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base", "s3dis"]
     card = serving.get("/v1/models/semseg-pt-v3m1-0-base").json()
     assert card["family"] == "PT-v3m1"
     assert card["source"] == str(folder / "scannet" / "semseg-pt-v3m1-0-base")
     assert card["classes"][0] == {"id": 0, "name": "wall", "color": "#aec7e8"}
     assert card["about"]["generation"] == "v1.5.2"
     assert card["about"]["checkpoint"]["best_metric_value"] == 0.776
-    assert serving.get("/health").json()["warnings"] == []
+
+
+def test_a_model_that_cannot_be_served_stops_no_other_and_says_why(serving: Service) -> None:
+    answer = serving.post("/v1/segment?model=s3dis&format=npz", _npz(coord=_cloud()[0]))
+    assert answer.status_code == 503
+    assert answer.json()["type"].endswith("unusable-model")
+    assert "has no checkpoint: neither model/model_best.pth nor model/model_last.pth" in answer.json()["detail"]
+    unfinished = next(card for card in serving.get("/v1/models").json()["models"] if card["name"] == "s3dis")
+    assert unfinished["state"] == "failed"
+    assert "has no checkpoint" in unfinished["reason"]
+    health = serving.get("/health")
+    assert health.status_code == 200
+    (warning,) = health.json()["warnings"]
+    assert warning.startswith("s3dis: ")
 
 
 def test_a_cloud_without_colours_is_refused_and_one_without_normals_is_not(serving: Service) -> None:
