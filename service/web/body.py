@@ -26,6 +26,8 @@ CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096
 DRAIN_S = 60.0
 SEND_S = 300.0
+STALL_S = 30.0
+"""Longest wait for the next bytes of a body: a client that has gone silent holds a thread no longer."""
 MAX_FORM_BYTES = 4 << 20  # more than a piece that the parser takes at a time
 FILE_FIELD = "file"
 _patience = Patience()
@@ -207,7 +209,7 @@ def _bounded(request: Request, deadline: float) -> Iterator[None]:
     if not isinstance(connection, socket.socket):
         yield
         return
-    connection.settimeout(max(0.1, deadline - time.monotonic()))
+    connection.settimeout(max(0.1, min(deadline - time.monotonic(), STALL_S)))
     try:
         with _patience.until(deadline, connection):
             yield

@@ -35,6 +35,13 @@ def on_starting(server) -> None:  # type: ignore[no-untyped-def]
     _chosen.metrics_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def post_worker_init(worker) -> None:  # type: ignore[no-untyped-def]
+    """Set up a web process once its application is loaded."""
+    from service.web.threads import bound_headers
+
+    bound_headers(worker)
+
+
 def child_exit(server, worker) -> None:  # type: ignore[no-untyped-def]
     """Forget what a web process that ended was doing; what it has done still counts."""
     multiprocess.mark_process_dead(worker.pid)

@@ -1,0 +1,38 @@
+"""More clients than threads, each with half a request: the service answers others again within seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from service.web import threads
+from tests.http import clouds
+from tests.http.conftest import Service, wait_ready
+
+THREADS = 6
+HALVES = {
+    "header": b"GET /health HTTP/1.1\r\nHost: x\r\nX-Never: ends",
+    "line": b"GET /heal",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", HALVES)
+def test_halves_of_headers_hold_no_thread_for_long(start_service: Callable[..., Service], half: str) -> None:
+    service = start_service(WEB_THREADS=str(THREADS))
+    wait_ready(service)
+    host, port = service.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as held:
+        for _ in range(2 * THREADS):
+            held.enter_context(socket.create_connection((host, int(port)), timeout=5)).sendall(HALVES[half])
+        started = time.monotonic()
+        answer = requests.post(f"{service.url}/v1/segment", clouds.as_npz(clouds.parcel_scene(500)), timeout=90)
+        assert answer.status_code == 200
+        # Two rounds of them are before it in the queue.
+        assert time.monotonic() - started < 3 * threads.HEADER_S + 10
+    assert "exception" not in service.log.read_text()
