@@ -45,7 +45,7 @@ class Lesson:
     def to(self, device: torch.device) -> Lesson:
         """Return the lesson on the device."""
         own = self.batch
-        batch = Batch(*(part.to(device) for part in (own.coord, own.grid_coord, own.feat, own.offset)))
+        batch = Batch(own.coord.to(device), own.grid_coord.to(device), own.feat.to(device), own.offset.to(device))
         rest = {field.name: getattr(self, field.name).to(device) for field in fields(Lesson) if field.name != "batch"}
         return Lesson(batch, **rest)
 

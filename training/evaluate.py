@@ -43,10 +43,10 @@ def generated(label: Labeller, views: int, device: torch.device) -> dict[str, tu
             if len(cloud) < 500:
                 continue
             coord = clouds.frame(cloud, np.random.default_rng(seed)).double().cpu().numpy()
-            boxes, number = cloud.label.cpu().numpy(), cloud.number.cpu().numpy()
+            boxes, owner = cloud.label.cpu().numpy(), cloud.number.cpu().numpy()
             answer = label(coord)
             got = score(answer.label, boxes)
-            found = compare(answer.instance, answer.sure, np.where(boxes == 1, number, -1))
+            found = compare(answer.instance, answer.sure, np.where(boxes == 1, owner, -1))
             for key in ("all", place.__name__, family):
                 before = totals.get(key, (Score(0, 0, 0), Found((), (), 0, ())))
                 totals[key] = before[0] + got, before[1] + found
