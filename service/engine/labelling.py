@@ -272,7 +272,10 @@ def _guarded(model: Model, work: Callable[[], T]) -> T | ServiceError:
     try:
         return work()
     except ServiceError as error:
-        return error
+        # From here on it is a value: its traceback would keep the frames, and with them the cloud, until they are
+        # collected as garbage.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     except Exception as error:
         if not shortage.is_shortage(error):
             log.exception("model failed", model=model.card.name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +63,20 @@ def test_each_gets_what_it_wished_for(model: Model) -> None:
     assert sure.confidence is not None and full.scores is not None
     np.testing.assert_array_equal(sure.confidence, full.scores.max(axis=1))
     assert set(plain.timing_ms) == {"prepare", "forward", "restore"}
+
+
+def test_a_refused_cloud_is_let_go_at_once(model: Model) -> None:
+    def refuse() -> weakref.ref[np.ndarray]:
+        coord = np.full((3, 3), np.nan)
+        (answer,) = label(model, [PointCloud(coord)], [BOTH])
+        assert isinstance(answer, UnusableCloud)
+        return weakref.ref(coord)
+
+    gc.disable()
+    try:
+        assert refuse()() is None
+    finally:
+        gc.enable()
 
 
 def test_an_unusable_cloud_spoils_no_other(model: Model) -> None:
