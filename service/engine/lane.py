@@ -66,6 +66,20 @@ class Lane:
             return False
         return len(self.in_flight) < 2 or self._points * self._voxels_a_point.per_s() < 2 * self._batch_voxels
 
+    def waiting(self) -> list[Job]:
+        """Return the jobs that wait for the worker though they have left the queue.
+
+        These are the ones to run again, and what was sent beyond the batch that may be running: which clouds are in
+        that the worker decides, but they are hardly more than the first ones that a batch has room for.
+        """
+        left = self._batch_voxels / self._voxels_a_point.per_s()
+        ahead: list[Job] = []
+        for index, job in enumerate(self.in_flight.values()):
+            left -= job.points
+            if index and left < 0:
+                ahead.append(job)
+        return [*self.retries, *ahead]
+
     def load(self) -> float:
         """Return the seconds of work that the worker holds."""
         return sum(job.cost for job in self.in_flight.values()) / self.rate.per_s()

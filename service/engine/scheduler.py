@@ -91,7 +91,7 @@ class Scheduler:
                 self._counts["refused_fatal"] += 1
                 raise FatalCloud("this cloud has ended the worker twice; it is not run again")
             try:
-                self._queue.add(job, time.monotonic(), self._cost_per_s(), self._ready_lanes())
+                self._queue.add(job, time.monotonic(), self._cost_per_s(), self._ready_lanes(), self._ahead())
             except Overloaded:
                 self._counts["refused"] += 1
                 raise
@@ -107,7 +107,7 @@ class Scheduler:
         with self._changed:
             self._refuse_unless_ready()
             try:
-                self._queue.check(0, self._cost_per_s() * self._ready_lanes())
+                self._queue.check(0, self._cost_per_s() * self._ready_lanes(), self._ahead())
             except Overloaded:
                 self._counts["refused"] += 1
                 raise
@@ -140,13 +140,13 @@ class Scheduler:
         """Return the state ("loading", "ready", "failed", "stopping"), queue, devices and counts, as JSON values."""
         with self._changed:
             state, reason = self._state()
-            first = self._speaker()
+            first, ahead = self._speaker(), self._ahead()
             return {
                 "state": state,
                 "reason": reason,
                 "queue": {
-                    "requests": len(self._queue) + sum(len(lane.retries) for lane in self._lanes),
-                    "points": self._queue.points,
+                    "requests": len(self._queue) + len(ahead),
+                    "points": self._queue.points + sum(job.points for job in ahead),
                 },
                 "device": first.device.about,
                 "environment": first.device.environment,
@@ -216,6 +216,10 @@ class Scheduler:
 
     def _ready_lanes(self) -> int:
         return max(1, sum(lane.state == "ready" for lane in self._lanes))
+
+    def _ahead(self) -> list[Job]:
+        """Return the jobs that have left the queue and do not run yet."""
+        return [job for lane in self._lanes for job in lane.waiting()]
 
     def _cost_per_s(self) -> float:
         return sum(lane.rate.per_s() for lane in self._lanes) / len(self._lanes)

@@ -7,6 +7,7 @@ import itertools
 import os
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class Queue:
 
     Args:
         max_points: more points than this never wait at the same time, but for a single cloud that has more.
-        max_requests: more clouds than this never wait.
+        max_requests: more clouds than this never wait; those that a worker got ahead of their turn count too.
     """
 
     def __init__(self, max_points: int, max_requests: int) -> None:
@@ -85,7 +86,7 @@ class Queue:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def add(self, job: Job, now: float, cost_per_s: float, devices: int = 1) -> None:
+    def add(self, job: Job, now: float, cost_per_s: float, devices: int = 1, ahead: Sequence[Job] = ()) -> None:
         """Take a job in.
 
         Args:
@@ -93,29 +94,33 @@ class Queue:
             now: `time.monotonic()`.
             cost_per_s: what one device gets done, in points a second; it tells how long the job will take.
             devices: how many there are.
+            ahead: jobs that wait too, though no longer here.
 
         Raises:
             Overloaded: the queue is full.
         """
-        self.check(job.points, cost_per_s * devices)
+        self.check(job.points, cost_per_s * devices, ahead)
         job.place = now + job.cost / cost_per_s
         insort(self._jobs, (job.place, job.number, job))
         self.points += job.points
         self.cost += job.cost
 
-    def check(self, points: int, cost_per_s: float) -> None:
+    def check(self, points: int, cost_per_s: float, ahead: Sequence[Job] = ()) -> None:
         """Refuse points for which there is no room.
 
         Raises:
             Overloaded: with the time that all devices together need for what waits.
         """
-        if len(self._jobs) >= self._max_requests:
-            full = f"{len(self._jobs)} requests are waiting, which is the limit"
-        elif self._jobs and self.points + points > self._max_points:
-            full = f"{self.points} points are waiting and {points} more are over the limit of {self._max_points}"
+        requests = len(self._jobs) + len(ahead)
+        waiting = self.points + sum(job.points for job in ahead)
+        if requests >= self._max_requests:
+            full = f"{requests} requests are waiting and the limit is {self._max_requests}"
+        elif requests and waiting + points > self._max_points:
+            full = f"{waiting} points are waiting and {points} more are over the limit of {self._max_points}"
         else:
             return
-        raise Overloaded(full, retry_after_s=max(1.0, round(self.cost / cost_per_s)))
+        cost = self.cost + sum(job.cost for job in ahead)
+        raise Overloaded(full, retry_after_s=max(1.0, round(cost / cost_per_s)))
 
     def pop(self) -> Job | None:
         """Return the job whose turn it is, or None when none waits."""

@@ -79,7 +79,7 @@ def test_an_abandoned_job_never_runs(device: FakeDevice) -> None:
     submit(scheduler, first, second, dropped, last)
     scheduler.abandon(dropped, "cancelled")
     assert closed(dropped)
-    assert scheduler.status()["queue"] == {"requests": 1, "points": 1000}
+    assert scheduler.status()["queue"] == {"requests": 2, "points": 2000}  # one of them is with the worker
     device.answer(0, 1)
     wait_for(lambda: device.names() == [0, 1, 3])
     assert scheduler.status()["counts"]["cancelled"] == 1
@@ -112,23 +112,44 @@ def test_a_job_past_its_deadline_never_runs(device: FakeDevice) -> None:
 @pytest.mark.parametrize(("points", "requests"), [(100, 50), (10_000, 2)])
 def test_what_is_over_the_limit_is_refused_with_a_time(device: FakeDevice, points: int, requests: int) -> None:
     scheduler = begin(device, points=points, requests=requests)
-    running, waiting = [job(n, points=1000) for n in range(2)], [job(n, points=45) for n in range(2, 4)]
+    running, waiting = [job(1, points=1000)], [job(n, points=45) for n in range(2, 4)]
     submit(scheduler, *running, *waiting)
+    assert device.names() == [1, 2, 3]  # the worker has all of them, but those beyond its batch wait
     refused = job(9, points=30)
     with pytest.raises(Overloaded) as caught:
         scheduler.submit(refused)
     refused.close()  # a refused job stays the submitter's
     assert caught.value.retry_after_s is not None and caught.value.retry_after_s >= 1
     assert scheduler.status()["counts"]["refused"] == 1
-    device.answer(0, 1, 2, 3)
+    device.answer(1, 2, 3)
     for one in (*running, *waiting):
         one.future.result(5)
     scheduler.close()
 
 
+def test_what_a_worker_has_ahead_of_its_turn_waits(device: FakeDevice) -> None:
+    scheduler = begin(device, points=10_000, requests=4)
+    jobs = [job(n, points=100) for n in range(14)]
+    submit(scheduler, *jobs)
+    assert len(device.sent) == 14  # ten make a batch, which may be running
+    assert scheduler.status()["queue"] == {"requests": 4, "points": 400}
+    refused = job(14, points=100)
+    with pytest.raises(Overloaded, match="4 requests are waiting"):
+        scheduler.submit(refused)
+    device.answer(0)
+    jobs[0].future.result(5)
+    scheduler.submit(refused)
+    device.die()  # those to be run again, one by one, wait as well
+    wait_for(lambda: device.starts == 2 and len(device.sent) == 16)
+    assert scheduler.status()["queue"]["requests"] == 13
+    with pytest.raises(Overloaded):
+        scheduler.check()
+    scheduler.close()
+
+
 def test_the_time_of_a_refusal_follows_the_rate(device: FakeDevice) -> None:
     scheduler = begin(device, points=10_000_000, requests=3)
-    jobs = [job(n, points=1_000_000) for n in range(5)]
+    jobs = [job(n, points=1_000_000) for n in range(4)]
     submit(scheduler, *jobs)
     with pytest.raises(Overloaded) as before:
         scheduler.check()
