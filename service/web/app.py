@@ -16,7 +16,20 @@ from service import __version__, keys, logs
 from service.engine.client import EngineClient
 from service.errors import NotReady
 from service.settings import Settings
-from service.web import access, compression, docs, headers, health, metrics, models, openapi, problems, segment, v2
+from service.web import (
+    access,
+    compression,
+    docs,
+    headers,
+    health,
+    metrics,
+    models,
+    openapi,
+    problems,
+    room,
+    segment,
+    v2,
+)
 from service.web.body import SharedFileRequest
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,6 +54,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFla
         app.register_blueprint(module.blueprint)
     app.before_request(_begin)
     access.install(app, _keys(settings), settings)
+    room.install(app, settings)
     # These run in the opposite order.
     app.after_request(_end)
     app.after_request(compression.compress)

@@ -116,10 +116,10 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
                 return _receive_pieces(request, straight, max_bytes, deadline, start)
             return _receive_raw(request, raw, max_bytes, deadline, start)
     except RequestEntityTooLarge:
-        _drain(request, raw, max_bytes)
+        drain(request, raw, 4 * max_bytes)
         raise TooLarge(f"the body is larger than {max_bytes} bytes") from None
     except ServiceError:
-        _drain(request, raw, max_bytes)
+        drain(request, raw, 4 * max_bytes)
         raise
     except (ClientDisconnected, TimeoutError) as error:
         # A socket that waits too long is a disconnected client to werkzeug.
@@ -217,9 +217,15 @@ def _bounded(request: Request, deadline: float) -> Iterator[None]:
         connection.settimeout(SEND_S)
 
 
-def _drain(request: Request, raw: _Counted, max_bytes: int) -> None:
-    """Read on for a while: a client that is cut off in mid-body sees a broken pipe instead of the refusal."""
-    left, until = 4 * max_bytes + CHUNK_BYTES, time.monotonic() + DRAIN_S
+def drain(request: Request, body: IO[bytes] | _Counted, max_bytes: int, seconds: float = DRAIN_S) -> None:
+    """Read on for a while: a client that is cut off in mid-body sees a broken pipe instead of the refusal.
+
+    Args:
+        request: what is refused.
+        body: what is left of its body.
+        max_bytes, seconds: how much is read, for how long; what still comes then is cut off.
+    """
+    left, until = max_bytes + CHUNK_BYTES, time.monotonic() + seconds
     with suppress(OSError), _bounded(request, until):
-        while left > 0 and time.monotonic() < until and (chunk := raw.read(CHUNK_BYTES)):
+        while left > 0 and time.monotonic() < until and (chunk := body.read(CHUNK_BYTES)):
             left -= len(chunk)

@@ -11,12 +11,13 @@ from flask import Request
 
 from service.engine.client import has_hung_up
 from service.errors import MalformedRequest
+from service.web.threads import waited_s
 
 DEADLINE_HEADER = "X-Deadline-Seconds"
 
 
 def deadline(request: Request, longest_s: float) -> float:
-    """Return the `time.monotonic()` by which the request is to be answered.
+    """Return the `time.monotonic()` by which the request is to be answered; its time begins before it has a thread.
 
     Args:
         request: its header X-Deadline-Seconds says after how many seconds nobody waits any more.
@@ -25,16 +26,17 @@ def deadline(request: Request, longest_s: float) -> float:
     Raises:
         MalformedRequest: the header is no positive number.
     """
+    arrived = time.monotonic() - waited_s()
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:
-        return time.monotonic() + longest_s
+        return arrived + longest_s
     try:
         seconds = float(given)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise MalformedRequest(f"{DEADLINE_HEADER} is {given[:20]!r}; it must be a number of seconds above 0")
-    return time.monotonic() + min(seconds, longest_s)
+    return arrived + min(seconds, longest_s)
 
 
 def gone(request: Request) -> Callable[[], bool]:

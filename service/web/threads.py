@@ -1,7 +1,8 @@
-"""Gunicorn's threads, with a limit on how long a client may take for a request's header."""
+"""Gunicorn's threads: how long requests wait for one, and how long a client may take for a request's header."""
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,28 @@ from service.web.patience import Patience
 HEADER_S = 10.0
 """Without it, as many clients as there are threads could each send half a header and hold all of them for ever."""
 _patience = Patience()
+_own = threading.local()
+
+
+def waited_s() -> float:
+    """Return for how many seconds the request that this thread handles waited for a thread."""
+    found: float = getattr(_own, "waited_s", 0.0)
+    return found
+
+
+def time_waits(worker: Any) -> None:
+    """Have a gthread worker note how long each request waits for a thread."""
+    enqueue, handle = worker.enqueue_req, worker.handle
+
+    def enqueue_timed(conn: Any) -> None:
+        conn.queued = time.monotonic()
+        enqueue(conn)
+
+    def handle_timed(conn: Any) -> Any:
+        _own.waited_s = time.monotonic() - conn.queued
+        return handle(conn)
+
+    worker.enqueue_req, worker.handle = enqueue_timed, handle_timed
 
 
 def bound_headers(worker: Any) -> None:

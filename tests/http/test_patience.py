@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import http.client
+import json
 import os
 import signal
 import socket
@@ -90,6 +92,40 @@ def test_a_request_has_its_own_deadline(start: Start) -> None:
         answer = post(service, cloud(LABEL), **{"X-Deadline-Seconds": wrong})
         assert answer.status_code == 400
         assert "X-Deadline-Seconds" in answer.json()["detail"]
+
+
+def test_a_full_web_process_says_so_at_once(start: Start) -> None:
+    service = start(WEB_THREADS="4")  # three for clouds, one to say no
+    port = int(service.url.rsplit(":", 1)[1])
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        running = [threads.submit(right, service, cloud(WORK, 1.5, seed=seed)) for seed in range(3)]
+        wait_until(lambda: service.get("/health?verbose").json()["workers"][0]["in_flight"]["requests"] == 3, 5)
+        for path in ("/v1/segment", "/v2/models/stub/infer"):
+            # Its body is larger than what a socket holds, and it keeps no connection.
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            started = time.monotonic()
+            connection.request("POST", path, bytes(20 << 20), {"Connection": "close"})
+            answer = connection.getresponse()
+            assert answer.status == 503
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert "3 requests are being answered" in json.loads(answer.read())["detail"]
+            assert time.monotonic() - started < 1
+            connection.close()
+        assert service.get("/health").status_code == 200
+        assert not any(one.done() for one in running)
+        for one in running:
+            one.result()
+    right(service, cloud(LABEL))
+
+
+def test_a_deadline_covers_the_wait_for_a_thread(start: Start) -> None:
+    service = start(WEB_THREADS="1")
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(right, service, cloud(WORK, 2.0))
+        time.sleep(0.5)
+        answer = post(service, cloud(LABEL), **{"X-Deadline-Seconds": "0.5"})
+        slow.result()
+    assert answer.status_code == 504, answer.text[:300]
 
 
 def test_a_request_whose_client_hung_up_never_runs(start: Start) -> None:
