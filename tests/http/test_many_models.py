@@ -60,8 +60,8 @@ def body(points: int = 400) -> str:
     return json.dumps({name: array.tolist() for name, array in cloud(points).items()})
 
 
-def ask(service: Service, query: str, points: int = 400) -> Any:
-    return service.post(f"/v1/segment?{query}", body(points), headers={"Content-Type": "application/json"})
+def ask(service: Service, query: str, points: int = 400, **headers: str) -> Any:
+    return service.post(f"/v1/segment?{query}", body(points), headers={"Content-Type": "application/json", **headers})
 
 
 def states(service: Service) -> dict[str, str]:
@@ -137,10 +137,10 @@ def test_what_tta_can_be(service: Service, serving: Service) -> None:
 
 
 def test_a_test_time_procedure_past_its_deadline_is_ended(folder: Path, tmp_path: Path) -> None:
-    running = start(tmp_path, MODELS=str(folder / "first"), DEADLINE_S="3")
+    running = start(tmp_path, MODELS=str(folder / "first"))
     try:
         wait_ready(running)
-        late = ask(running, "tta=full", points=60_000)
+        late = ask(running, "tta=full", points=200_000, **{"X-Deadline-Seconds": "1.5"})
         assert late.status_code == 504
         # Once the pass that ran is over: the worker does not go on with work that nobody waits for.
         wait_until(lambda: bool(ask(running, "").status_code == 200), 60)
