@@ -140,7 +140,7 @@ def test_a_test_time_procedure_past_its_deadline_is_ended(folder: Path, tmp_path
     running = start(tmp_path, MODELS=str(folder / "first"))
     try:
         wait_ready(running)
-        late = ask(running, "tta=full", points=200_000, **{"X-Deadline-Seconds": "1.5"})
+        late = ask(running, "tta=full", points=200_000, **{"X-Deadline-Seconds": "0.5"})
         assert late.status_code == 504
         # Once the pass that ran is over: the worker does not go on with work that nobody waits for.
         wait_until(lambda: bool(ask(running, "").status_code == 200), 60)
