@@ -46,13 +46,61 @@ class PromptNorm(nn.Module):
             ValueError: the batch names no condition, or one that the network was not trained for, or there is no
                 context for an adaptive norm.
         """
-        x = self.norm[index(batch.condition, self.conditions)](x)
+        x = self.choose(batch)(x)
         if self.modulation is not None:
             if batch.context is None:
                 raise ValueError("This network's norms are adaptive: it runs inside a network that makes a context.")
             shift, scale = self.modulation(batch.context).chunk(2, dim=1)
             x = torch.addcmul(shift, x, 1 + scale)
         return x
+
+    def choose(self, batch: Batch) -> nn.Module:
+        """Return the norm of the batch's condition; errors as in `forward`."""
+        chosen: nn.Module = self.norm[index(batch.condition, self.conditions)]
+        return chosen
+
+
+class PromptBatchNorm(PromptNorm):
+    """The batch norm of SpUNet-v1m3 and PT-v2m3, which name its parts otherwise, and may share one for all datasets.
+
+    Args:
+        channels: of the features.
+        conditions: names of the datasets.
+        decouple: whether each has a norm of its own.
+        adaptive: whether there are scale and shift from the dataset's context.
+        affine: whether the norms have a scale and a shift of their own.
+        context_channels: of the context.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        conditions: Sequence[str],
+        decouple: bool = True,
+        adaptive: bool = False,
+        affine: bool = True,
+        context_channels: int = 256,
+    ) -> None:
+        nn.Module.__init__(self)
+
+        def norm() -> nn.Module:
+            return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01, affine=affine)
+
+        self.conditions, self.decouple = tuple(conditions), decouple
+        if decouple:
+            self.bns = nn.ModuleList([norm() for _ in conditions])
+        else:
+            self.bn = norm()
+        self.modulation = None
+        if adaptive:
+            self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(context_channels, 2 * channels))
+
+    def choose(self, batch: Batch) -> nn.Module:
+        """Return the norm of the batch's condition, or that of all; errors as in `PromptNorm.forward`."""
+        if not self.decouple:
+            return self.bn
+        chosen: nn.Module = self.bns[index(batch.condition, self.conditions)]
+        return chosen
 
 
 def index(condition: str | None, conditions: Sequence[str]) -> int:
