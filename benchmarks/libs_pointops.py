@@ -24,6 +24,7 @@ import pointops
 import torch
 from torch import Tensor
 
+from benchmarks import farthest_rules
 from benchmarks.machine import machine
 
 POINTS = {"knn": 1_000_000, "fps": {"cpu": 100_000, "cuda": 200_000}, "cluster": 1_000_000}
@@ -151,7 +152,11 @@ def fps(device: str, pointcept: Path | None) -> tuple[Any, ...]:
         return idx
 
     def same_indices(a: Tensor, b: Tensor) -> str:
-        return f"{(a == b).float().mean().item():.4%} of the indices the same"
+        own, other = (farthest_rules.sample(xyz, count, as_pointcept=rules) for rules in (False, True))
+        same = [f"{(one == two).float().mean().item():.4%}" for one, two in ((a, b), (a, own), (b, other))]
+        return (
+            f"{same[0]} of the indices the same; step by step in torch: ours {same[1]}, with the peer's rules {same[2]}"
+        )
 
     return ours, [xyz], "Pointcept farthest_point_sampling", theirs if extension else None, same_indices
 
