@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class Segmentation:
         timing_ms: stage name to milliseconds.
         instance: (N,) int32, which of `instances` a point belongs to, -1: none; None where the model tells none apart.
         instances: the objects, by id.
+        metres_per_unit: what the cloud's unit was taken to be: 0.001 where its size says that it is in millimetres.
     """
 
     label: NDArray[np.int32]
@@ -90,6 +91,109 @@ class Segmentation:
     timing_ms: Mapping[str, float] = field(default_factory=dict)
     instance: NDArray[np.int32] | None = None
     instances: tuple[Instance, ...] = ()
+    metres_per_unit: float = 1.0
+
+
+@dataclass(frozen=True)
+class Support:
+    """The plane that things stand on.
+
+    Attributes:
+        point: (x, y, z) on it, in the file's units and frame.
+        normal: (x, y, z) of length 1, away from what is beneath.
+        rms_m: root of the mean squared distance of its points, metres.
+    """
+
+    point: tuple[float, ...]
+    normal: tuple[float, ...]
+    rms_m: float
+
+
+@dataclass(frozen=True)
+class BoxSize:
+    """What was measured of one box; the three numbers are those of length, width and height.
+
+    Attributes:
+        size_m: metres; length >= width.
+        size_uncertainty_m: half the width of the interval that holds the true edge in nine of ten cases, metres.
+        volume_m3: their product.
+        volume_uncertainty_m3: the same for the volume.
+        center: (x, y, z) in the file's units and frame.
+        rotation: rows are the unit axes of length, width and height in the file's frame.
+        corners: eight (x, y, z) in the file's units and frame; the first four are the bottom, in their order around.
+    """
+
+    size_m: tuple[float, ...]
+    size_uncertainty_m: tuple[float, ...]
+    volume_m3: float
+    volume_uncertainty_m3: float
+    center: tuple[float, ...]
+    rotation: tuple[tuple[float, ...], ...]
+    corners: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class MeasuredBox:
+    """One object that was to be measured.
+
+    Attributes:
+        instance: the object, as the model found it.
+        size: None where it cannot be measured; `reason` says why.
+        faces_seen: top, front, back, left, right, bottom, the one of most points first; front is the side seen best.
+        pose: standing, leaning, or unknown.
+    """
+
+    instance: Instance
+    size: BoxSize | None
+    reason: str | None
+    faces_seen: tuple[str, ...]
+    pose: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The boxes of a cloud.
+
+    Attributes:
+        boxes: one for each object of the segmentation, in its order.
+        metres_per_unit: the file's unit.
+        up: (x, y, z) of length 1 in the file's frame, away from what the boxes stand on; None: not known.
+        support: the plane most of them stand on; None: there is none.
+        warnings: sentences for the user, without those of the segmentation.
+    """
+
+    boxes: tuple[MeasuredBox, ...]
+    metres_per_unit: float
+    up: tuple[float, ...] | None
+    support: Support | None
+    warnings: tuple[str, ...]
+
+
+def measurement_message(measurement: Measurement) -> dict[str, Any]:
+    """Return a Measurement as JSON values."""
+    return asdict(measurement)
+
+
+def measurement_from(message: Mapping[str, Any]) -> Measurement:
+    """Return the Measurement that `measurement_message` described."""
+    boxes = []
+    for one in message["boxes"]:
+        size = None if one["size"] is None else BoxSize(**{name: _tuples(part) for name, part in one["size"].items()})
+        boxes.append(
+            MeasuredBox(Instance(**one["instance"]), size, one["reason"], tuple(one["faces_seen"]), one["pose"])
+        )
+    support = message["support"]
+    return Measurement(
+        tuple(boxes),
+        message["metres_per_unit"],
+        _tuples(message["up"]),
+        None if support is None else Support(**{name: _tuples(part) for name, part in support.items()}),
+        tuple(message["warnings"]),
+    )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 def segmentation_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Segmentation:
@@ -104,6 +208,7 @@ def segmentation_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[A
         timing_ms=dict(message["timing_ms"]),
         instance=arrays.get("instance"),
         instances=tuple(Instance(*values) for values in message["instances"]),
+        metres_per_unit=message["metres_per_unit"],
     )
 
 
@@ -125,6 +230,7 @@ def segmentation_message(segmentation: Segmentation) -> dict[str, Any]:
         "warnings": list(segmentation.warnings),
         "timing_ms": dict(segmentation.timing_ms),
         "instances": [[i.id, i.class_id, i.score, i.points] for i in segmentation.instances],
+        "metres_per_unit": segmentation.metres_per_unit,
     }
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,14 @@ from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all, has_hung_up
 from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
 from service.formats.format import Format, Options
-from service.values import Segmentation, segmentation_arrays, segmentation_from, segmentation_message
+from service.values import (
+    Measurement,
+    Segmentation,
+    measurement_from,
+    segmentation_arrays,
+    segmentation_from,
+    segmentation_message,
+)
 
 __all__ = ["DecodedCloud", "EngineClient", "Gone", "has_hung_up"]
 
@@ -79,6 +86,7 @@ class EngineClient:
         deadline: float,
         request_id: str = "",
         gone: Gone | None = None,
+        metres_per_unit: float = 1.0,
     ) -> DecodedCloud:
         """Decode a file.
 
@@ -86,11 +94,17 @@ class EngineClient:
             body: descriptor of the file's bytes, in shared memory or on disk.
             source: its format.
             options: what the user says of it.
+            metres_per_unit: what its coordinates are multiplied by.
 
         Raises:
             MalformedFile, TooLarge, UnusableCloud, ReaderFailed: what is wrong with the file.
         """
-        message = {"op": "read", "format": source.name, "options": dataclasses.asdict(options)}
+        message = {
+            "op": "read",
+            "format": source.name,
+            "options": dataclasses.asdict(options),
+            "metres_per_unit": metres_per_unit,
+        }
         reply, answers = self._ask(message, (body,), deadline, request_id, gone)
         points = next((entry["shape"][0] for entry in reply["layout"] if entry["name"] == "coord"), 0)
         return DecodedCloud(answers[0], reply["layout"], points, tuple(reply["notes"]))
@@ -123,6 +137,43 @@ class EngineClient:
         with _closing(answers):
             segmentation = segmentation_from(reply["segmentation"], shared.unpack(answers[0], reply["layout"]))
         return dataclasses.replace(segmentation, warnings=(*cloud.notes, *segmentation.warnings))
+
+    def measure(
+        self,
+        cloud: DecodedCloud,
+        segmentation: Segmentation,
+        frame: Mapping[str, Any],
+        deadline: float,
+        *,
+        to_metres: float = 1.0,
+        drawing: str = "none",
+        request_id: str = "",
+        gone: Gone | None = None,
+    ) -> tuple[Measurement, int]:
+        """Measure the boxes of a labelled cloud.
+
+        Args:
+            cloud, segmentation: what `read` and `segment` returned.
+            frame: the fields of `service.measure.Frame`.
+            to_metres: by which the coordinates, as they were read, are multiplied.
+            drawing: `ply` or `png`: the cloud with its boxes drawn; `none`.
+
+        Returns:
+            The boxes, and the descriptor of the drawing, which the caller closes.
+        """
+        descriptor, labels = shared.pack({"instance": segmentation.instance, "label": segmentation.label})
+        message = {
+            "op": "measure",
+            "cloud": cloud.layout,
+            "labels": labels,
+            "segmentation": segmentation_message(segmentation),
+            "frame": dict(frame),
+            "to_metres": to_metres,
+            "drawing": drawing,
+        }
+        with _closing([descriptor]):
+            reply, answers = self._ask(message, (cloud.descriptor, descriptor), deadline, request_id, gone)
+        return measurement_from(reply["measurement"]), answers[0]
 
     def write(
         self,

@@ -1,4 +1,5 @@
-"""The process that decodes and writes users' files: disposable, and bounded in memory, CPU time and file size.
+"""The process that decodes and writes users' files, and measures boxes: disposable, and bounded in memory, CPU time
+and file size.
 
 A hostile file can abort a decoder (an allocation failure in compiled code), hang it or eat all memory. Here that
 ends one small process; the engine starts another and tells the user why.
@@ -11,17 +12,19 @@ import gc
 import os
 import resource
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
 from service import formats
+from service import measure as measures
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
 from service.engine.child import inherited_channel
 from service.errors import InternalError, MalformedFile, ReaderFailed, ServiceError, to_message
 from service.formats.format import Options
 from service.settings import Settings, settings
-from service.values import PointCloud, Segmentation, segmentation_from
+from service.values import PointCloud, Segmentation, measurement_message, segmentation_from
 
 RETIRE_ABOVE_BYTES = 512 << 20
 LONGEST_DETAIL = 1000
@@ -42,7 +45,8 @@ def read(message: Message, body: int) -> tuple[Message, int]:
     """Decode a file into shared memory.
 
     Args:
-        message: `format`: a word; `options`: the fields of `formats.Options`.
+        message: `format`: a word; `options`: the fields of `formats.Options`; `metres_per_unit`: by which the
+            coordinates are multiplied.
         body: descriptor of the file's bytes.
 
     Returns:
@@ -50,8 +54,10 @@ def read(message: Message, body: int) -> tuple[Message, int]:
     """
     source = formats.by_name(message["format"])
     cloud = formats.read(shared.view(body), source, _options(message))
+    unit = message.get("metres_per_unit", 1.0)
+    coord = cloud.coord if unit == 1 else cloud.coord * unit
     descriptor, layout = shared.pack(
-        {"coord": cloud.coord, "color": cloud.color, "normal": cloud.normal, "intensity": cloud.intensity}
+        {"coord": coord, "color": cloud.color, "normal": cloud.normal, "intensity": cloud.intensity}
     )
     return {"layout": layout, "notes": list(cloud.notes)}, descriptor
 
@@ -81,6 +87,30 @@ def write(message: Message, body: int, result: int) -> tuple[Message, int]:
     return {}, descriptor
 
 
+def measure(message: Message, cloud: int, result: int) -> tuple[Message, int]:
+    """Measure the boxes of a labelled cloud.
+
+    Args:
+        message: `cloud` and `labels`: the layouts of their arrays; `to_metres`: by which the cloud's coordinates are
+            multiplied; `segmentation`; `frame`: the fields of `measure.Frame`; `drawing`: none, ply or png.
+        cloud: descriptor of the cloud's arrays.
+        result: descriptor of the labels' arrays.
+
+    Returns:
+        A reply with the `measurement`, and the descriptor of the drawing, empty where none is asked for.
+    """
+    coord = shared.unpack(cloud, message["cloud"])["coord"] * message["to_metres"]
+    segmentation = segmentation_from(message["segmentation"], shared.unpack(result, message["labels"]))
+    found = measures.measure(coord, segmentation, measures.Frame(**message["frame"]))
+    descriptor = shared.create()
+    try:
+        shared.seal(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return {"measurement": measurement_message(found)}, descriptor
+
+
 def _options(message: Message) -> Options:
     options = dict(message["options"])
     if options.get("columns") is not None:
@@ -88,10 +118,13 @@ def _options(message: Message) -> Options:
     return Options(**options)
 
 
+_WORK: dict[str, Callable[..., tuple[Message, int]]] = {"read": read, "write": write, "measure": measure}
+
+
 def _work(message: Message, descriptors: list[int], limits: Settings) -> tuple[Message, tuple[int, ...]]:
     _grant_cpu(limits.reader_cpu_s)
     try:
-        reply, descriptor = (read if message["op"] == "read" else write)(message, *descriptors)
+        reply, descriptor = _WORK[message["op"]](message, *descriptors)
         return reply, (descriptor,)
     except ServiceError as error:
         return _refusal(error)
@@ -107,6 +140,8 @@ def _work(message: Message, descriptors: list[int], limits: Settings) -> tuple[M
     except BaseException as error:
         # Decoders in other languages raise what is no Exception (pyo3's PanicException).
         sys.excepthook(type(error), error, error.__traceback__)
+        if message["op"] == "measure":
+            return _refusal(InternalError(f"the boxes could not be measured: {type(error).__name__}"))
         return _refusal(MalformedFile(f"the decoder failed on the file: {error}"))
 
 

@@ -1,4 +1,4 @@
-"""The engine's readers: a fixed number of them, each lent to one request at a time."""
+"""The engine's readers: a fixed number of them, each lent to one request at a time, to decode, write or measure."""
 
 from __future__ import annotations
 
@@ -54,30 +54,35 @@ class Readers:
                     slot.discard()  # it died before it took the job, so not of this file: the next one gets it
                     continue
                 except TimeoutError:
-                    raise self._too_late(slot) from None
+                    raise self._too_late(slot, message) from None
                 return self._result(slot, message, deadline)
 
     def _result(self, slot: _Slot, message: Message, deadline: float) -> tuple[Message, list[int]]:
         try:
             reply, answers = slot.child.channel.receive(deadline)
         except TimeoutError:
-            raise self._too_late(slot) from None
+            raise self._too_late(slot, message) from None
         except ChannelClosed:
             ending = slot.discard()
             log.warning("reader died", ending=ending, op=message.get("op"), format=message.get("format"))
-            raise ReaderFailed(self._explain(ending)) from None
+            raise ReaderFailed(self._explain(ending, message)) from None
         if reply.pop("retire", False):
             slot.discard()
         return reply, answers
 
     @staticmethod
-    def _too_late(slot: _Slot) -> DeadlineExceeded:
+    def _too_late(slot: _Slot, message: Message) -> DeadlineExceeded:
         slot.discard()
-        return DeadlineExceeded("the file was not decoded within the request's deadline")
+        what = "the boxes were not measured" if message.get("op") == "measure" else "the file was not decoded"
+        return DeadlineExceeded(f"{what} within the request's deadline")
 
-    def _explain(self, ending: str) -> str:
+    def _explain(self, ending: str, message: Message) -> str:
+        measures = message.get("op") == "measure"
         if "SIGXCPU" in ending:
-            return f"decoding the file takes more than {self._settings.reader_cpu_s:g} s of CPU time"
+            work = "measuring the boxes" if measures else "decoding the file"
+            return f"{work} takes more than {self._settings.reader_cpu_s:g} s of CPU time"
+        if measures:
+            return f"the process that measured the boxes was {ending}; are there very many points or boxes?"
         return f"the process that decoded the file was {ending}; the file is probably damaged or too large"
 
     @contextmanager

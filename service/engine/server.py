@@ -59,6 +59,7 @@ class Engine:
             "read": self.read,
             "segment": self.segment,
             "write": self.write,
+            "measure": self.measure,
             "status": self.status,
         }
 
@@ -69,6 +70,10 @@ class Engine:
 
     def write(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
         """Have a reader write a file, for which it needs the user's own again."""
+        return self._readers.run(message, tuple(descriptors), message["deadline"])
+
+    def measure(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
+        """Have a reader measure the boxes of a labelled cloud: it has limits, and the worker goes on labelling."""
         return self._readers.run(message, tuple(descriptors), message["deadline"])
 
     def segment(self, message: Message, descriptors: list[int], channel: Channel) -> Outcome:

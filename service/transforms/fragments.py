@@ -165,5 +165,7 @@ def scene(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Scene:
     if recipe.before is None:
         low, high = grid.bounds(part.coord)
         part = dataclasses.replace(part, coord=part.coord - (low + high) / 2 * low.new_tensor([1.0, 1.0, 0.0]))
-    prepared = Prepared((), len(cloud), part.valid, inverse, len(part), tuple(warnings))
+    prepared = Prepared(
+        (), len(cloud), part.valid, inverse, len(part), tuple(warnings), metres_per_unit=part.metres_per_unit
+    )
     return Scene(recipe, part, prepared)

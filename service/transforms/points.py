@@ -33,6 +33,7 @@ class Points:
         valid: (N,) bool, or None when all points are valid.
         ground: z of the plane that the cloud stands on, where the recipe asks for it.
         warnings: sentences for the user, the cloud's own notes first.
+        metres_per_unit: what the cloud's unit was taken to be.
     """
 
     coord: torch.Tensor
@@ -42,6 +43,7 @@ class Points:
     valid: NDArray[np.bool_] | None
     ground: float
     warnings: tuple[str, ...]
+    metres_per_unit: float = 1.0
 
     def __len__(self) -> int:
         return len(self.coord)
@@ -71,7 +73,9 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
     warnings = list(cloud.notes)
     if kept is not None:
         warnings.append(f"{len(cloud) - count} of {len(cloud)} points have a NaN or an infinity and got no label.")
-    coord, warning = scale.to_metres(_tensor(cloud.coord, kept, device), recipe.max_extent_m)
+    own = _tensor(cloud.coord, kept, device)
+    coord, warning = scale.to_metres(own, recipe.max_extent_m)
+    metres_per_unit = 1.0 if coord is own else scale.MILLIMETRE
     if warning:
         warnings.append(warning)
     low, high = grid.bounds(coord)
@@ -117,7 +121,7 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
         if isinstance(each, steps.PointClip):
             _warn_of_clipped(coord, moved, each, warnings)
         coord = moved
-    return Points(coord, color, normal, intensity, kept, ground, tuple(warnings))
+    return Points(coord, color, normal, intensity, kept, ground, tuple(warnings), metres_per_unit)
 
 
 def _single(coord: torch.Tensor, before: Sequence[steps.Step], warnings: list[str]) -> torch.Tensor:

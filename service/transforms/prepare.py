@@ -44,6 +44,7 @@ class Prepared:
         voxels: number of voxels of the cloud.
         warnings: sentences for the user, the cloud's own notes first.
         coord: (voxels, 3) float64 metres, where the voxels' representatives are; None where there are no tiles.
+        metres_per_unit: what the cloud's unit was taken to be.
     """
 
     tiles: tuple[Tile, ...]
@@ -53,6 +54,7 @@ class Prepared:
     voxels: int
     warnings: tuple[str, ...]
     coord: torch.Tensor | None = None
+    metres_per_unit: float = 1.0
 
 
 @one_thread()
@@ -73,7 +75,16 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
     voxels = reduce(part, cells, recipe, warnings)
     parts = tiles.split(cells.grid_coord, recipe.max_voxels, recipe.overlap)
     made = tuple(_tile(voxels, part, len(parts) == 1, recipe, corner) for part in parts)
-    return Prepared(made, len(cloud), part.valid, cells.inverse, len(cells), tuple(warnings), voxels.coord)
+    return Prepared(
+        made,
+        len(cloud),
+        part.valid,
+        cells.inverse,
+        len(cells),
+        tuple(warnings),
+        voxels.coord,
+        part.metres_per_unit,
+    )
 
 
 def occupied(coord: torch.Tensor, recipe: Recipe, grid_size: float) -> tuple[grid.Grid, torch.Tensor]:

@@ -73,7 +73,15 @@ def from_votes(
     label = _spread(ids[best], prepared, IGNORED)
     sure = _spread(votes.amax(dim=1), prepared, 0) if scores or confidence else None
     probability = _spread(votes, prepared, 0) if scores else None
-    return Segmentation(label, card.classes, card.name, sure, probability, prepared.warnings)
+    return Segmentation(
+        label,
+        card.classes,
+        card.name,
+        sure,
+        probability,
+        prepared.warnings,
+        metres_per_unit=prepared.metres_per_unit,
+    )
 
 
 def _vote(prepared: Prepared, logits: Sequence[torch.Tensor], probabilities: bool) -> torch.Tensor:

@@ -22,6 +22,7 @@ from service.web import (
     docs,
     headers,
     health,
+    measure,
     metrics,
     models,
     openapi,
@@ -50,7 +51,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFla
     app.config["TRUSTED_HOSTS"] = [name.strip() for name in settings.hosts.split(",") if name.strip()] or None
     _describe(app)
     problems.install(app)
-    for module in (segment, models, v2, health, metrics, docs):
+    for module in (segment, measure, models, v2, health, metrics, docs):
         app.register_blueprint(module.blueprint)
     app.before_request(_begin)
     access.install(app, _keys(settings), settings)

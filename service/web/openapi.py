@@ -7,8 +7,9 @@ from typing import Any
 from service.formats import FORMATS
 from service.web import openapi_v2
 from service.web.access import HEADER
+from service.web.measure_schemas import MEDIA_TYPES, MeasureAnswer, MeasureQuery
 from service.web.problems import MEDIA_TYPE
-from service.web.schemas import Problem, SegmentAnswer, SegmentQuery
+from service.web.schemas import CloudQuery, Problem, SegmentAnswer, SegmentQuery
 from service.wire.outputs import WRITABLE
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -42,11 +43,13 @@ _POINTS = {
 def complete(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description with bodies, file answers and problems added."""
     schemas = spec.setdefault("components", {}).setdefault("schemas", {})
-    for model in (SegmentAnswer, Problem):
+    for model in (SegmentAnswer, MeasureAnswer, Problem):
         described = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(described.pop("$defs", {}))
         schemas[model.__name__] = described
-    _complete_segment(spec["paths"]["/v1/segment"]["post"])
+    segment, measure = (spec["paths"][path]["post"] for path in ("/v1/segment", "/v1/measure"))
+    _complete_cloud(segment, SegmentQuery, "The labels.", "SegmentAnswer", [f.media_types[0] for f in WRITABLE])
+    _complete_cloud(measure, MeasureQuery, "The boxes.", "MeasureAnswer", list(MEDIA_TYPES.values())[1:])
     openapi_v2.complete(spec)
     spec["paths"].pop("/", None)  # a page
     spec["paths"]["/metrics"]["get"]["responses"]["200"]["content"] = {
@@ -78,8 +81,11 @@ def _add_problems(path: str, responses: dict[str, Any]) -> None:
             response["content"] = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
-def _complete_segment(operation: dict[str, Any]) -> None:
-    options = SegmentQuery.model_json_schema()["properties"]
+def _complete_cloud(
+    operation: dict[str, Any], query: type[CloudQuery], answer: str, schema_name: str, files_out: list[str]
+) -> None:
+    """Describe a route that takes a cloud: its options, its body, its answers as JSON and as files."""
+    options = query.model_json_schema()["properties"]
     operation["parameters"] = [
         {"name": name, "in": "query", "description": schema.pop("description"), "schema": schema}
         for name, schema in options.items()
@@ -95,9 +101,9 @@ def _complete_segment(operation: dict[str, Any]) -> None:
             "application/json": {"schema": _POINTS},
         },
     }
-    answers = {"application/json": {"schema": {"$ref": "#/components/schemas/SegmentAnswer"}}}
-    answers |= {known.media_types[0]: _BINARY for known in WRITABLE}
+    answers = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_name}"}}}
+    answers |= dict.fromkeys(files_out, _BINARY)
     operation["responses"] = {
-        "200": {"description": "The labels.", "content": answers},
+        "200": {"description": answer, "content": answers},
         **{status: {"description": text} for status, text in _PROBLEMS.items()},
     }

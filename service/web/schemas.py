@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -20,16 +20,14 @@ def _flag(value: object) -> object:
 Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
-class SegmentQuery(BaseModel):
-    """Options of a segmentation, in the query or as fields of the form."""
+class CloudQuery(BaseModel):
+    """What every request with a cloud may say of it, in the query or as fields of the form."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(None, description="Name of the model; the first one served when absent.")
     format: str | None = Field(None, description="Format of the file: " + ", ".join(f.name for f in FORMATS) + ".")
     filename: str | None = Field(None, description="Name of the file, to recognise its format by.", max_length=255)
-    output: str | None = Field(None, description="Form of the answer: " + ", ".join(WORDS) + ".")
-    scores: Flag = Field(False, description="Also return each point's class probabilities, or in files its confidence.")
     tta: Literal["none", "full"] = Field(
         "none",
         description="full: the test-time procedure of the model's own configuration, many passes under augmentations; "
@@ -49,19 +47,29 @@ class SegmentQuery(BaseModel):
         return Options(max_points=max_points, columns=columns, separator=self.separator, skip_rows=self.skip_rows)
 
 
-def parse_query(values: dict[str, Any]) -> SegmentQuery:
+class SegmentQuery(CloudQuery):
+    """Options of a segmentation."""
+
+    output: str | None = Field(None, description="Form of the answer: " + ", ".join(WORDS) + ".")
+    scores: Flag = Field(False, description="Also return each point's class probabilities, or in files its confidence.")
+
+
+Query = TypeVar("Query", bound=CloudQuery)
+
+
+def parse_query(values: dict[str, Any], shape: type[Query]) -> Query:
     """Return the options.
 
     Raises:
         MalformedRequest: an option is unknown or has no such value; the sentence names it.
     """
     try:
-        return SegmentQuery.model_validate(values)
+        return shape.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(SegmentQuery.model_fields)
+            known = ", ".join(shape.model_fields)
             raise MalformedRequest(f"option {name!r} is unknown; there are: {known}") from None
         raise MalformedRequest(f"option {name!r}: {first['msg']}") from None
 

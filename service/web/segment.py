@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.values import Segmentation
 from service.web import client
 from service.web.body import receive
-from service.web.schemas import parse_query
+from service.web.schemas import SegmentQuery, parse_query
 from service.web.stopwatch import Stopwatch
 from service.wire import json_v1, outputs
 
@@ -39,7 +39,7 @@ def segment() -> ResponseReturnValue:
     deadline, gone = client.deadline(request, settings.deadline_s), client.gone(request)
     with receive(request, settings.max_body_bytes, deadline) as upload:
         watch.lap("receive")
-        query = parse_query({**upload.options, **request.args.to_dict()})
+        query = parse_query({**upload.options, **request.args.to_dict()}, SegmentQuery)
         source = formats.recognise(
             upload.head,
             declared=query.format,
