@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import clouds, scenes, sensors
+from training import clouds, scenes, sensors, solids
 from training.scenes import Scene
 from training.solids import BACKGROUND, BOX, CUBOID, CYLINDER, Part
 
@@ -27,16 +27,18 @@ def clean(seed: int, place: scenes.Place) -> tuple[clouds.Cloud, Scene]:
     return cloud, scenes.scene((seed, 0), place)
 
 
-STRAY = "2 of 186 and 1 of 27 points within 2 mm of a box alone are labelled background: pixels that fly, or a defect"
+def flown(made: Scene, eye: torch.Tensor, point: torch.Tensor) -> np.ndarray:
+    """Return which points (n, 3) are 5 cm or more away from where their beam, without noise, meets the scene.
+
+    A pixel that flies may come down anywhere on its beam, also beside the hidden side of the box that the beam met.
+    Such a point is near the box by chance: the generator gives it to the nearer of the surfaces that are seen there.
+    """
+    along = (point - eye).T
+    t, _ = solids.cast(solids.stack([made.parts], CPU), eye[None], along[None])
+    return (((t[0] - 1) * along.norm(dim=0)).abs() > 0.05).numpy()
 
 
-def known(place: scenes.Place) -> object:
-    """Return the place as a parameter, marked where a miss of the bound is known."""
-    marks = [pytest.mark.xfail(reason=STRAY, strict=True)] if place in (scenes.tabletop, scenes.belt) else []
-    return pytest.param(place, id=place.__name__, marks=marks)
-
-
-@pytest.mark.parametrize("place", [known(place) for place in scenes.PLACES])
+@pytest.mark.parametrize("place", scenes.PLACES, ids=lambda place: place.__name__)
 def test_points_labelled_box_lie_on_boxes_and_no_others(place: scenes.Place) -> None:
     cloud, made = clean(5, place)
     point, label = cloud.coord.double().numpy(), cloud.label.numpy()
@@ -49,21 +51,22 @@ def test_points_labelled_box_lie_on_boxes_and_no_others(place: scenes.Place) -> 
     own = np.where(label == BOX, away[BOX], away[BACKGROUND])
     # Noise of millimetres and bulges; some pixels fly between two surfaces, where neither is near.
     assert (own < 0.03).mean() > 0.95
+    met = ~flown(made, cloud.eye, cloud.coord)
     for kind, other in ((BOX, BACKGROUND), (BACKGROUND, BOX)):
         plain = (away[kind] < 0.004) & (away[other] > 0.05)
-        assert not plain.any() or (label[plain] == kind).mean() > 0.99
+        assert (plain & met).sum() >= 0.9 * plain.sum()
+        plain &= met
+        assert (label[plain] == kind).all()
 
 
 @pytest.mark.parametrize("family", sensors.FAMILIES)
 @pytest.mark.parametrize("place", scenes.PLACES, ids=lambda place: place.__name__)
-def test_every_place_shows_boxes_to_every_sensor(
-    place: scenes.Place, family: sensors.Family, request: pytest.FixtureRequest
-) -> None:
-    if (place.__name__, family) == ("nothing", "scanner"):
-        request.applymarker(pytest.mark.xfail(reason="20 points of boxes, not more, in the third generator's views"))
-    made = clouds.generate((40,), 4, CPU, place=place, family=family, shape=(60, 80), fuse=1)
-    assert sum(len(cloud) for cloud in made) > 200
-    assert sum(int(cloud.label.sum()) for cloud in made) > 20
+def test_every_place_shows_boxes_to_every_sensor(place: scenes.Place, family: sensors.Family) -> None:
+    # A scanner looks from farther away, over a wider angle: in 60 x 80 its beams would be 6 cm apart at the boxes.
+    shape = SMALL if family == "scanner" else (60, 80)
+    made = clouds.generate((40,), 4, CPU, place=place, family=family, shape=shape, fuse=1)
+    assert sum(len(cloud) for cloud in made) > shape[0] * shape[1] / 24
+    assert sum(int(cloud.label.sum()) for cloud in made) > shape[0] * shape[1] / 240
     assert all(bool(torch.isfinite(cloud.coord).all()) for cloud in made)
 
 

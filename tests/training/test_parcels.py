@@ -44,7 +44,9 @@ def test_the_sample_is_labelled_well(label: Labeller) -> None:
     assert score(label(coord.astype(np.float64)).label, truth).iou > 0.9
 
 
-@pytest.mark.xfail(reason="IoU 0.52 with the third generator and weights: one scene of the three is lost (0.07)")
+# The first scene is seen from 65 cm. Boxes have 715 of its 73,844 points, two that a corner of the image cuts off;
+# 3,208 points of a laptop, a cup, a lamp and a monitor are called box. The other two scenes have 0.64 together.
+@pytest.mark.xfail(reason="clutter seen from near is called box: IoU 0.07 in one of three scenes, 0.52 in all")
 def test_held_out_boxes_on_a_table_are_found(label: Labeller) -> None:
     total = None
     for number in range(3):
