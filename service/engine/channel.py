@@ -10,8 +10,11 @@ import struct
 import time
 from typing import Any
 
+import orjson
+
 MAX_MESSAGE_BYTES = 16 << 20
 MAX_DESCRIPTORS = 4
+AHEAD_BYTES = 1 << 14
 _HEADER = struct.Struct("!II")  # length of the JSON text, number of descriptors
 
 Message = dict[str, Any]
@@ -22,7 +25,7 @@ class ChannelClosed(ConnectionError):
 
 
 class Channel:
-    """One end of a connection. One thread uses it at a time.
+    """One end of a connection. One thread receives from it at a time, and one sends.
 
     Args:
         sock: a connected Unix stream socket; the channel owns it from now on.
@@ -30,6 +33,10 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._ahead = bytearray()  # what came with the last message and is of the next
+        self._descriptors: list[int] = []
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -41,12 +48,12 @@ class Channel:
         Raises:
             ChannelClosed: nobody reads at the other end.
         """
-        payload = json.dumps(message).encode()
-        header = _HEADER.pack(len(payload), len(descriptors))
+        payload = _encode(message)
+        whole = _HEADER.pack(len(payload), len(descriptors)) + payload
         try:
-            self._socket.settimeout(None)
-            socket.send_fds(self._socket, [header], descriptors) if descriptors else self._socket.sendall(header)
-            self._socket.sendall(payload)
+            sent = socket.send_fds(self._socket, [whole], descriptors) if descriptors else 0
+            if sent < len(whole):
+                self._socket.sendall(memoryview(whole)[sent:])
         except OSError as error:
             raise ChannelClosed(f"the other end is gone: {error}") from error
 
@@ -60,50 +67,45 @@ class Channel:
             TimeoutError: nothing came by the deadline.
             ChannelClosed: the other end is gone.
         """
-        descriptors: list[int] = []
         try:
-            header = self._receive_header(descriptors, deadline)
-            length, count = _HEADER.unpack(header)
-            if length > MAX_MESSAGE_BYTES or count != len(descriptors):
+            length, count = _HEADER.unpack(self._take(_HEADER.size, deadline))
+            if length > MAX_MESSAGE_BYTES or count > MAX_DESCRIPTORS:
                 raise ChannelClosed("what came is no message")
-            message = json.loads(self._receive_exactly(length, deadline))
-            if not isinstance(message, dict):
+            try:
+                message = _decode(self._take(_HEADER.size + length, deadline)[_HEADER.size :])
+            except ValueError as error:
+                raise ChannelClosed("what came is no message") from error
+            # They come with their message's first byte, at the latest, so those of the next may be here; but no others.
+            too_many = len(self._ahead) == _HEADER.size + length and len(self._descriptors) > count
+            if not isinstance(message, dict) or len(self._descriptors) < count or too_many:
                 raise ChannelClosed("what came is no message")
-            return message, descriptors
-        except (TimeoutError, ChannelClosed):
-            close_all(descriptors)
+        except ChannelClosed:
+            self._drop()
             raise
-        except (OSError, ValueError) as error:
-            close_all(descriptors)
-            raise ChannelClosed(f"the other end is gone: {error}") from error
+        del self._ahead[: _HEADER.size + length]
+        descriptors = self._descriptors[:count]
+        del self._descriptors[:count]
+        return message, descriptors
 
-    def _receive_header(self, descriptors: list[int], deadline: float | None) -> bytes:
-        self._set_timeout(deadline)
-        data, received, _flags, _address = socket.recv_fds(self._socket, _HEADER.size, MAX_DESCRIPTORS)
-        descriptors.extend(received)
-        if not data:
-            raise ChannelClosed("the other end is gone")
-        return data + self._receive_exactly(_HEADER.size - len(data), deadline)
-
-    def _receive_exactly(self, length: int, deadline: float | None) -> bytes:
-        buffer = bytearray(length)
-        rest = memoryview(buffer)
-        while rest:
-            self._set_timeout(deadline)
-            count = self._socket.recv_into(rest)
-            if not count:
+    def _take(self, size: int, deadline: float | None) -> bytes:
+        """Return the first bytes of what has come, once they are there; they stay where they are."""
+        while len(self._ahead) < size:
+            if deadline is not None and not self._poll.poll(_milliseconds(deadline - time.monotonic())):
+                raise TimeoutError
+            try:
+                # More room than there are descriptors in a message: one too many is noticed, not lost.
+                data, received, _flags, _address = socket.recv_fds(self._socket, AHEAD_BYTES, MAX_DESCRIPTORS + 1)
+            except OSError as error:
+                raise ChannelClosed(f"the other end is gone: {error}") from error
+            self._descriptors += received
+            if not data:
                 raise ChannelClosed("the other end is gone")
-            rest = rest[count:]
-        return bytes(buffer)
+            self._ahead += data
+        return bytes(self._ahead[:size])
 
-    def _set_timeout(self, deadline: float | None) -> None:
-        if deadline is None:
-            self._socket.settimeout(None)
-            return
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
+    def _drop(self) -> None:
+        descriptors, self._descriptors = self._descriptors, []
+        close_all(descriptors)
 
     def is_closed(self) -> bool:
         """Return whether the other end is gone, without waiting and without taking what it may have sent."""
@@ -111,13 +113,31 @@ class Channel:
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether something can be received, or the other end is gone, within so many seconds."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(max(0.0, timeout_s) * 1e3))
+        return bool(self._ahead) or bool(self._poll.poll(_milliseconds(timeout_s)))
 
     def close(self) -> None:
         """Close the connection; the other end sees ChannelClosed."""
+        self._drop()
         self._socket.close()
+
+
+def _milliseconds(seconds: float) -> float:
+    return max(0.0, seconds) * 1e3
+
+
+def _encode(message: Message) -> bytes:
+    try:
+        return orjson.dumps(message)
+    except TypeError:
+        # A text from a file may hold half a surrogate pair, which only the standard library writes.
+        return json.dumps(message).encode()
+
+
+def _decode(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
 
 
 def has_hung_up(sock: socket.socket) -> bool:

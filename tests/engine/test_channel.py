@@ -43,6 +43,56 @@ def test_descriptors_travel(ends: tuple[Channel, Channel]) -> None:
     os.close(reader)
 
 
+def test_messages_that_come_together_keep_their_own_descriptors(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    sent = []
+    for number in range(6):
+        reader, writer = os.pipe()
+        left.send({"n": number}, (reader,) if number % 2 else ())
+        os.write(writer, str(number).encode())
+        sent.append((reader, writer))
+    for number in range(6):
+        message, received = right.receive(time.monotonic() + 5)
+        assert message == {"n": number} and len(received) == number % 2
+        for descriptor in received:
+            assert os.read(descriptor, 10) == str(number).encode()
+            os.close(descriptor)
+    for pair in sent:
+        for descriptor in pair:
+            os.close(descriptor)
+
+
+def test_a_text_that_is_no_unicode_arrives(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    left.send({"field": "a\udc80", "limit": float("inf")})
+    assert right.receive()[0] == {"field": "a\udc80", "limit": float("inf")}
+
+
+def test_what_waits_is_told(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    assert not right.wait(0.01)
+    left.send({"n": 1})
+    left.send({"n": 2})
+    assert right.wait(5) and right.receive()[0] == {"n": 1}
+    assert right.wait(5) and right.receive()[0] == {"n": 2}
+    assert not right.wait(0.01)
+
+
+def test_a_closed_channel_leaves_no_descriptor_behind() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = len(os.listdir("/proc/self/fd"))
+    reader, writer = os.pipe()
+    channel = Channel(right)
+    socket.send_fds(left, [struct.pack("!II", 100, 1) + b"{"], [reader])  # and no more
+    with pytest.raises(TimeoutError):
+        channel.receive(time.monotonic() + 0.1)
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+    channel.close()
+    left.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
 def test_a_closed_peer_is_noticed(ends: tuple[Channel, Channel]) -> None:
     left, right = ends
     left.close()
