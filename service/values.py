@@ -18,7 +18,8 @@ class PointCloud:
     """A cloud as its file has it: points in file order, none dropped, coordinates in the file's own units.
 
     Attributes:
-        coord: (N, 3) float64. Rows with NaN or infinity are invalid points; they keep their place.
+        coord: (N, 3) float64, or float32 where a client's tensors are that. Rows with NaN or infinity are invalid
+            points; they keep their place.
         color: (N, 3) uint8, or None when the file has no colours.
         normal: (N, 3) float32, or None.
         intensity: (N,) float32 as stored in the file, or None.

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import structlog
 
 from service.engine import shared
@@ -99,7 +98,9 @@ class Pipeline:
         self._channel, self._labeller, self._fetcher = channel, labeller, fetcher
         labeller.say = lambda message: self._out.put((message, None))
         self._batches = Batches()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        # One lock, and a condition for each role: news wakes nobody who can do nothing with it.
+        self._comes, self._stands, self._lacks = (threading.Condition(lock) for _ in range(3))
         self._absent: list[Item] = []  # their models are not there
         self._incoming: deque[Item] = deque()
         self._waiting: list[Item] = []  # prepared, in the order of arrival
@@ -131,7 +132,7 @@ class Pipeline:
         try:
             while True:
                 message, descriptors = self._channel.receive()
-                with self._changed:
+                with self._comes:
                     if message["op"] == "cancel":
                         for item in (*self._absent, *self._incoming, *self._preparing, *self._waiting, *self._running):
                             item.cancelled = item.cancelled or item.number == message["id"]
@@ -141,25 +142,27 @@ class Pipeline:
                 finally:
                     close_all(descriptors)
         except ChannelClosed:
-            with self._changed:
+            with self._comes:
                 self._ended = True
-                self._changed.notify_all()
+                for role in (self._comes, self._stands, self._lacks):
+                    role.notify_all()
 
     def _admit(self, message: Message, descriptors: list[int]) -> None:
         try:
             stored: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
-            # The Open Inference Protocol's clouds are the client's own tensors, perhaps of single precision.
-            stored["coord"] = np.asarray(stored["coord"], np.float64)
             cloud, wishes = PointCloud(**stored), self._labeller.wishes(message)
         except Exception as error:
             log.exception("request failed", request_id=message.get("request_id"))
             self._answer(message["id"], InternalError(f"the worker failed on this request: {type(error).__name__}"))
             return
         item = Item(message["id"], message, message["model"], cloud, wishes, len(cloud), message["deadline"])
-        with self._changed:
-            there = self._fetcher is None or self._fetcher.has(item.model)
-            (self._incoming if there else self._absent).append(item)
-            self._changed.notify_all()
+        with self._comes:
+            if self._fetcher is None or self._fetcher.has(item.model):
+                self._incoming.append(item)
+                self._comes.notify()
+            else:
+                self._absent.append(item)
+                self._lacks.notify()
 
     def _fetch(self) -> None:
         self._labeller.enter("main")
@@ -168,8 +171,8 @@ class Pipeline:
 
     def _fetch_one(self) -> bool:
         assert self._fetcher is not None
-        with self._changed:
-            self._changed.wait_for(lambda: self._absent or self._ended)
+        with self._lacks:
+            self._lacks.wait_for(lambda: self._absent or self._ended)
             if self._ended:
                 return False
             model = self._absent[0].model
@@ -177,12 +180,12 @@ class Pipeline:
         threading.Thread(target=self._ask_for_patience, args=(done,), daemon=True).start()
         error = self._fetcher.fetch(model)
         done.set()
-        with self._changed:
+        with self._lacks:
             waited = [item for item in self._absent if item.model == model]
             self._absent = [item for item in self._absent if item.model != model]
             if error is None:
                 self._incoming.extend(waited)
-            self._changed.notify_all()
+                self._comes.notify_all()
         if error is not None:
             for item in waited:
                 self._answer(item.number, error)
@@ -203,8 +206,8 @@ class Pipeline:
             pass
 
     def _prepare_one(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._incoming or self._ended)
+        with self._comes:
+            self._comes.wait_for(lambda: self._incoming or self._ended)
             if self._ended:
                 return False
             item = self._incoming.popleft()
@@ -215,12 +218,12 @@ class Pipeline:
             made = self._labeller.prepare(item.model, item.cloud, item.wishes)
         if isinstance(made, ServiceError):
             self._answer(item.number, made)
-        with self._changed:
+        with self._stands:
             self._preparing.remove(item)
             if isinstance(made, tuple):
                 item.ready, item.voxels = made
                 self._waiting.append(item)
-            self._changed.notify_all()
+            self._stands.notify()
         return True
 
     def _is_late(self, item: Item) -> bool:
@@ -266,7 +269,7 @@ class Pipeline:
         }
         log.info("labelled", **{name: report[name] for name in ("model", "clouds", "points", "voxels", "seconds")})
         self._out.put(({"report": report}, None))
-        with self._changed:
+        with self._stands:
             self._running = []
         return True
 
@@ -289,16 +292,16 @@ class Pipeline:
 
     def _next(self) -> list[Item] | None:
         """Wait for clouds that stand ready and return the next batch; None when the engine is gone."""
-        with self._changed:
+        with self._stands:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
+                self._stands.wait_for(lambda: self._waiting or self._ended)
                 if self._ended:
                     return None
                 self._waiting = [item for item in self._waiting if not self._is_late(item)]
                 if self._waiting:
                     break
             if self._labeller.window_s > 0:
-                self._changed.wait_for(lambda: self._is_full() or not self._others_come(), self._labeller.window_s)
+                self._stands.wait_for(lambda: self._is_full() or not self._others_come(), self._labeller.window_s)
             limit = self._labeller.max_voxels(self._waiting[0].model)
             self._running = self._batches.choose(self._waiting, limit, time.monotonic())
             self._waiting = [item for item in self._waiting if item not in self._running]

@@ -7,6 +7,7 @@ system has no memfd (macOS) an unlinked temporary file does the same.
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import tempfile
@@ -61,18 +62,22 @@ def pack(arrays: Mapping[str, NDArray[Any] | None]) -> tuple[int, Layout]:
         end = start + array.nbytes
     descriptor = create()
     try:
-        if end:
-            os.ftruncate(descriptor, end)
-            with mmap.mmap(descriptor, end) as memory:
-                for entry, array in zip(layout, present.values(), strict=True):
-                    target: NDArray[Any] = np.frombuffer(memory, array.dtype, array.size, entry["start"])
-                    target[:] = array.reshape(-1)
-                    del target  # the mapping cannot close while an array looks into it
+        os.ftruncate(descriptor, end)
+        # Written, not mapped: memory that is mapped is filled with zeros first, page by page as it is touched.
+        for entry, array in zip(layout, present.values(), strict=True):
+            _write_all(descriptor, array, entry["start"])
         seal(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor, layout
+
+
+def _write_all(descriptor: int, array: NDArray[Any], start: int) -> None:
+    rest: memoryview = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    while rest:
+        written = os.pwrite(descriptor, rest, start)
+        rest, start = rest[written:], start + written
 
 
 def unpack(descriptor: int, layout: Layout) -> dict[str, NDArray[Any]]:
@@ -86,7 +91,7 @@ def unpack(descriptor: int, layout: Layout) -> dict[str, NDArray[Any]]:
     for entry in layout:
         dtype = np.dtype(entry["dtype"])
         shape = tuple(int(extent) for extent in entry["shape"])
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         start = int(entry["start"])
         if dtype.hasobject or min(shape, default=0) < 0 or start < 0 or start + count * dtype.itemsize > len(memory):
             raise InternalError(f"shared array {entry['name']!r} does not fit its memory")

@@ -73,7 +73,8 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
     warnings = list(cloud.notes)
     if kept is not None:
         warnings.append(f"{len(cloud) - count} of {len(cloud)} points have a NaN or an infinity and got no label.")
-    own = _tensor(cloud.coord, kept, device)
+    # A client's tensors may be of single precision; what follows is not.
+    own = _tensor(cloud.coord, kept, device).double()
     coord, warning = scale.to_metres(own, recipe.max_extent_m)
     metres_per_unit = 1.0 if coord is own else scale.MILLIMETRE
     if warning:
