@@ -26,6 +26,10 @@ class Scan:
     normal: NDArray[np.float32]
     segment: NDArray[np.int64]
 
+    def take(self, rows: NDArray[np.int64]) -> Scan:
+        """Return these points in this order."""
+        return Scan(self.coord[rows], self.color[rows], self.normal[rows], self.segment[rows])
+
 
 def scan(points: int, seed: int = 0, grid_size: float = 0.02) -> Scan:
     """Return so many points of the surfaces of a room with furniture, some two and a half to a cell of `grid_size`."""

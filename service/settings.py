@@ -68,8 +68,10 @@ class Settings(BaseSettings):
         "auto", description="auto, cpu, cuda, cuda:N, or several of them separated by commas; auto takes every GPU."
     )
     engine: Literal["auto", "spconv", "native"] = Field("auto", description="Which sparse convolution runs the models.")
-    precision: Literal["auto", "bfloat16"] = Field(
-        "auto", description="auto: float16 on a GPU, float32 on a CPU; bfloat16: that, on CPUs that multiply it faster."
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="auto: float16 on a GPU, float32 on a CPU; float32: on both; "
+        "bfloat16: as auto, but on CPUs that multiply it faster.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core, shared among workers.")
 

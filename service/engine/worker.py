@@ -114,7 +114,8 @@ class Worker:
         So a model that cannot work is known before a request meets it, and no request pays for libraries that set
         themselves up on their first call.
         """
-        model = self._sources[name].load(self.device, self._chosen.engine)
+        exact = self._chosen.precision == "float32"
+        model = self._sources[name].load(self.device, self._chosen.engine, exact=exact)
         if self._chosen.precision == "bfloat16":
             model.try_bfloat16()
         points = np.random.default_rng(0).uniform(0, 50 * model.recipe.grid_size, (5000, 3))

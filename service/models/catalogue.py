@@ -80,8 +80,8 @@ class Source(Protocol):
     def card_or_error(self) -> ModelCard | ServiceError:
         """Return what can be said of the model before its weights are loaded, or why it cannot be served."""
 
-    def load(self, device: torch.device, engine: EngineName) -> Model:
-        """Load it onto a device; raises ServiceError with a sentence that says why it cannot be."""
+    def load(self, device: torch.device, engine: EngineName, *, exact: bool = False) -> Model:
+        """Load it onto a device, in float32 on a GPU too if exact; raises ServiceError that says why it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Bundled:
         except ServiceError as error:
             return error
 
-    def load(self, device: torch.device, engine: EngineName) -> Model:
+    def load(self, device: torch.device, engine: EngineName, *, exact: bool = False) -> Model:
         """Load it; errors as in `catalogue.load`."""
-        return load(self.name, device, engine, self.folder)
+        return load(self.name, device, engine, self.folder, exact=exact)
 
 
 def sources(chosen: Choice) -> dict[str, Source]:
@@ -126,6 +126,8 @@ def load(
     device: torch.device,
     engine: EngineName = "auto",
     folder: Path = WEIGHTS,
+    *,
+    exact: bool = False,
 ) -> Model:
     """Load a model's weights onto a device.
 
@@ -134,6 +136,7 @@ def load(
         device: where it shall run.
         engine: which sparse convolution to use; auto: spconv on CUDA where it is installed, native elsewhere.
         folder: where `<name>.json` and `<name>.safetensors` are.
+        exact: float32 on a GPU too, where half precision is what it otherwise gets.
 
     Raises:
         UnknownModel: no model of that name; the sentence lists the names.
@@ -156,7 +159,7 @@ def load(
     network.eval()
     if layers.folds and hasattr(network, "fold"):
         network.fold()
-    return Model(network, shown, recipe, layers, device)
+    return Model(network, shown, recipe, layers, device, exact=exact)
 
 
 def _fill(network: nn.Module, path: Path) -> None:

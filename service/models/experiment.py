@@ -84,8 +84,8 @@ class Experiment:
         except ServiceError as error:
             return error
 
-    def load(self, device: torch.device, engine: EngineName) -> Model:
-        """Load the weights onto a device and label a made-up cloud.
+    def load(self, device: torch.device, engine: EngineName, *, exact: bool = False) -> Model:
+        """Load the weights onto a device, in float32 on a GPU too if exact, and label a made-up cloud.
 
         Raises:
             UnusableModel: the configuration or the checkpoint cannot be used, or they do not belong together.
@@ -104,7 +104,7 @@ class Experiment:
             network.fold()
         origin = {"file": weights.name, "sha256": checkpoint.digest(weights), **stored.about}
         card = replace(plan.card, about={**plan.card.about, "checkpoint": origin})
-        model = Model(network, card, plan.recipe, layers, device)
+        model = Model(network, card, plan.recipe, layers, device, exact=exact)
         self._try(model)
         return model
 

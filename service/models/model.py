@@ -18,7 +18,7 @@ LARGEST_ERROR = 1e-2
 
 
 class Model:
-    """A network ready to label; half precision on CUDA, float32 on a CPU.
+    """A network ready to label; half precision on CUDA unless it shall be exact, float32 on a CPU.
 
     Attributes:
         card: what users may know of it.
@@ -29,12 +29,19 @@ class Model:
     """
 
     def __init__(
-        self, network: nn.Module, card: ModelCard, recipe: Recipe, engine: Engine, device: torch.device
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        recipe: Recipe,
+        engine: Engine,
+        device: torch.device,
+        *,
+        exact: bool = False,
     ) -> None:
         self.card, self.recipe, self.engine, self.device = card, recipe, engine.name, device
         self._alone = engine.alone
         # Converted, not under autocast: there spconv would meet half features and float weights, which it cannot mix.
-        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.dtype = torch.float16 if device.type == "cuda" and not exact else torch.float32
         self._network = network.eval().requires_grad_(False).to(device, self.dtype)
         self.precision = str(self.dtype).removeprefix("torch.")
         self._may_narrow = engine.narrows and device.type == "cpu"

@@ -92,8 +92,22 @@ def test_the_setting_reaches_the_models_and_is_said(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(CompiledEngine, "narrows", True)
     threads = torch.get_num_threads()
     try:
-        for wanted, precision in (("auto", "float32"), ("bfloat16", "bfloat16")):
+        for wanted, precision in (("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")):
             worker = Worker(Settings(device="cpu", precision=wanted, models="parcels", threads=threads))
             assert describe(worker.device, worker.models)["precision"] == {"parcels": precision}
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_in_half_precision_unless_it_shall_be_exact() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    device = torch.device("cuda:0")
+    half, exact = (catalogue.load("parcels", device, exact=wanted) for wanted in (False, True))
+    plain = catalogue.load("parcels", CPU)
+    assert (half.precision, exact.precision) == ("float16", "float32")
+    batch = batch_of(plain)
+    expected, spread = plain.forward(batch), plain.forward(batch).std()
+    errors = [float((model.forward(batch.to(device)).cpu() - expected).abs().max() / spread) for model in (half, exact)]
+    assert errors[1] < 1e-3 < errors[0]
