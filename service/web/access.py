@@ -22,7 +22,7 @@ from service.web.problems import respond
 HEADER = "X-API-Key"
 ANONYMOUS = "anonymous"
 # What shows nothing but the software itself, so that a browser can load the pages before it knows a key.
-OPEN = {"root", "static", "docs.docs", "openapi.spec"}
+OPEN = {"page.page", "static", "docs.docs", "openapi.spec"}
 HEALTH = {"health.health", "v2.live", "v2.ready"}
 METRICS = {"metrics.metrics"}
 

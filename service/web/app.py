@@ -8,9 +8,8 @@ import uuid
 
 import structlog
 from apiflask import APIFlask
-from flask import Response, g, redirect, request, url_for
+from flask import Response, g, request
 from werkzeug.sansio.utils import get_host
-from werkzeug.wrappers import Response as BaseResponse
 
 from service import __version__, keys, logs
 from service.engine.client import EngineClient
@@ -26,7 +25,9 @@ from service.web import (
     metrics,
     models,
     openapi,
+    page,
     problems,
+    progress,
     room,
     segment,
     v2,
@@ -51,7 +52,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFla
     app.config["TRUSTED_HOSTS"] = [name.strip() for name in settings.hosts.split(",") if name.strip()] or None
     _describe(app)
     problems.install(app)
-    for module in (segment, measure, models, v2, health, metrics, docs):
+    for module in (segment, measure, models, v2, health, metrics, docs, page, progress):
         app.register_blueprint(module.blueprint)
     app.before_request(_begin)
     access.install(app, _keys(settings), settings)
@@ -61,7 +62,6 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFla
     app.after_request(compression.compress)
     app.after_request(headers.secure)
     app.teardown_request(metrics.leave)
-    app.add_url_rule("/", "root", _root)
     return app
 
 
@@ -85,10 +85,6 @@ def _keys(settings: Settings) -> keys.Keys:
         )
     logs.hide(key for _name, key in found.entries)
     return found
-
-
-def _root() -> BaseResponse:
-    return redirect(url_for("docs.docs"))
 
 
 def _begin() -> None:

@@ -70,7 +70,7 @@ def _add_problems(path: str, responses: dict[str, Any]) -> None:
     """Add the statuses that every route may answer, and what the bodies of all errors are."""
     responses["401"] = {"description": "The service asks for an API key."}
     responses["429"] = {"description": "Too many requests: try again after Retry-After seconds."}
-    if path.startswith(("/v1/models", "/v2/models")) or path == "/v2/repository/index":
+    if path.startswith(("/v1/models", "/v1/progress", "/v2/models")) or path == "/v2/repository/index":
         responses["503"] = {"description": "Not ready: try again after Retry-After seconds."}
     protocol = path.startswith("/v2")
     media_type, schema = ("application/json", "ProtocolError") if protocol else (MEDIA_TYPE, "Problem")

@@ -72,8 +72,20 @@ def test_the_page_of_the_api_needs_no_other_host(service: Service) -> None:
         assert service.get(source).status_code == 200, source
 
 
-def test_the_root_leads_to_the_page(service: Service) -> None:
-    assert service.get("/").url.endswith("/docs")
+def test_the_root_is_the_page_and_all_it_names_is_there(service: Service) -> None:
+    page = service.get("/")
+    assert page.headers["Content-Type"].startswith("text/html")
+    sources = re.findall(r'(?:src|href)="([^"#]+)', page.text)
+    assert {"/static/page/main.js", "/static/page/page.css", "/docs"} <= set(sources)
+    for source in sources:
+        assert source.startswith("/"), source
+        assert service.get(source).status_code == 200, source
+    assert service.get("/static/samples/parcels.ply").content[:3] == b"ply"
+
+
+def test_progress_of_a_request_that_is_not_there(service: Service) -> None:
+    answer = service.get("/v1/progress/nobody-s")
+    assert answer.json() == {"request_id": "nobody-s", "done": None}
 
 
 def test_the_log_is_json_and_knows_the_request(service: Service) -> None:

@@ -1,0 +1,32 @@
+// How many points a frame may have, from how long frames take.
+
+const LEAST = 100_000;
+const START = 1_000_000;
+const SLOW_MS = 36;
+const QUICK_MS = 22;
+
+/** Keeps the number of points that are drawn in one frame where some thirty frames a second are possible. */
+export class Pace {
+  constructor() {
+    this._budget = START;
+    this._last = this._frames = 0;
+    this.fps = 0;
+  }
+
+  /** Return how many points to draw in the frame that begins now. */
+  next(now, count) {
+    const took = now - this._last;
+    if (this._last && took < 5000) {
+      if (took > SLOW_MS) this._budget = Math.max(LEAST, this._budget * Math.max(0.5, SLOW_MS / took));
+      else if (took < QUICK_MS && this._budget < count) this._budget = this._budget * 1.2;
+      this.fps = this._frames++ ? 0.9 * this.fps + 0.1 * (1000 / took) : 1000 / took;
+    }
+    this._last = now;
+    return Math.round(Math.min(this._budget, count));
+  }
+
+  /** The picture is complete: the time until the next frame says nothing. */
+  rest() {
+    this._last = this._frames = 0;
+  }
+}

@@ -1,0 +1,20 @@
+// Sizes of boxes as people read them.
+
+const UNITS = { m: [1, 3], cm: [100, 1], mm: [1000, 0] };
+
+/** Return a length in metres as text in a unit, without the unit's name. */
+export function length(metres, unit) {
+  const [factor, digits] = UNITS[unit];
+  return (metres * factor).toFixed(digits);
+}
+
+/** Return a volume in cubic metres as text, with its unit. */
+export function volume(cubicMetres) {
+  return cubicMetres < 0.9995 ? `${(cubicMetres * 1000).toPrecision(3)} L` : `${cubicMetres.toFixed(2)} m³`;
+}
+
+/** Return the texts of a box's tags: {all, sides}. */
+export function tagWords(box, unit) {
+  const sides = [box.length_m, box.width_m, box.height_m].map((side) => length(side, unit));
+  return { all: `${sides.join(" × ")} ${unit}`, sides: sides.map((side) => `${side} ${unit}`) };
+}
