@@ -40,7 +40,7 @@ step() {
 test_locally() {
   ./run_local.sh --setup --tests
   PATH=$PWD/.venv/bin:$PATH
-  local scripts=(*.sh .ci/run tests/containers/*.sh)
+  local scripts=(*.sh .ci/run benchmarks/*.sh tests/containers/*.sh)
   step ruff check .
   step ruff format --check .
   step shellcheck "${scripts[@]}"
