@@ -10,6 +10,7 @@ Runs the parts in the order given, all of them if none is named, and goes on whe
 their times. What a part prints goes to the screen and to DIR/PART.log.
 
   libs      build pointops, pointgroup_ops and sparseconv with nvcc, and run all their tests
+  sanitize  every operator under compute-sanitizer's memcheck and racecheck
   tests     the service's tests marked gpu
   peers     build Pointcept's libs, and time ours against them (wants --pointcept)
   rules     Pointcept's farthest points built without fused multiply-add, against ours (wants --pointcept)
@@ -29,12 +30,12 @@ while [ $# -gt 0 ]; do
     --out) out=$2 && shift ;;
     --pointcept) pointcept=$2 && shift ;;
     --help) usage && exit ;;
-    libs | tests | peers | rules | forward | tta | batching) parts+=("$1") ;;
+    libs | sanitize | tests | peers | rules | forward | tta | batching) parts+=("$1") ;;
     *) usage >&2 && exit 2 ;;
   esac
   shift
 done
-[ ${#parts[@]} -gt 0 ] || parts=(libs tests peers rules forward tta batching)
+[ ${#parts[@]} -gt 0 ] || parts=(libs sanitize tests peers rules forward tta batching)
 mkdir -p "$out" && out=$(cd "$out" && pwd)
 peer=(${pointcept:+--pointcept "$pointcept"})
 export PYTHONUNBUFFERED=1 FORCE_CUDA=1
@@ -58,6 +59,15 @@ run_libs() {
   done
   for job in "${jobs[@]}"; do wait "$job" || failed=1; done
   [ $failed = 0 ] && "$python" -m pytest -q -p no:cacheprovider libs
+}
+
+run_sanitize() {
+  local failed=0 tool
+  for tool in memcheck racecheck; do
+    compute-sanitizer --tool $tool --error-exitcode 1 --kernel-name-exclude kns=at:: \
+      "$python" -m benchmarks.every_operator --device cuda || failed=1
+  done
+  return $failed
 }
 
 run_tests() {
