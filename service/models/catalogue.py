@@ -12,8 +12,13 @@ from torch import nn
 
 from service.errors import InternalError, ServiceError
 from service.models import (
+    context_aware,
     entries,
     instance_segmentor,
+    litept,
+    low_rank,
+    oacnns,
+    point_group,
     point_transformer_cls,
     point_transformer_seg,
     point_transformer_v2m1,
@@ -23,9 +28,12 @@ from service.models import (
     point_transformer_v3m2,
     point_transformer_v3m3,
     prompt_training,
+    prompt_training_v1m1,
+    prompt_training_v1m3,
     segmentor,
     spunet,
     spunet_v1m2,
+    spunet_v1m3,
 )
 from service.models.cards import WEIGHTS, card, cards, description
 from service.models.experiment import Experiment
@@ -45,6 +53,8 @@ FAMILIES: Mapping[str, Builder] = {
     "InstanceSegmentor": instance_segmentor.build,
     "SpUNet-v1m1": spunet.build,
     "SpUNet-v1m2": spunet_v1m2.build,
+    "SpUNet-v1m3": spunet_v1m3.build,
+    "OACNNs": oacnns.build,
     "PointTransformer-Seg26": point_transformer_seg.build_26,
     "PointTransformer-Seg38": point_transformer_seg.build_38,
     "PointTransformer-Seg50": point_transformer_seg.build_50,
@@ -57,7 +67,14 @@ FAMILIES: Mapping[str, Builder] = {
     "PT-v3m1": point_transformer_v3.build,
     "PT-v3m2": point_transformer_v3m2.build,
     "PT-v3m3": point_transformer_v3m3.build,
+    "LitePT-v1": litept.build,
+    "PPT-v1m1": prompt_training_v1m1.build,
     "PPT-v1m2": prompt_training.build,
+    "PPT-v1m3": prompt_training_v1m3.build,
+    "CAC-v1m1": context_aware.build,
+    "DefaultLORASegmentorV2": low_rank.build,
+    "PG-v1m1": point_group.build,
+    "PG-v1m2": point_group.build,
 }
 """Each family's network from its configuration and a site; `type` in the configuration is the key."""
 

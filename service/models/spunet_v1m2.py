@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from service.models.batch import Batch
+from service.models.layers.apart import each_cloud, tight_shape
 from service.models.layers.engine import Engine
 from service.models.layers.unet import UNet
 from service.models.site import Site
@@ -41,35 +42,12 @@ class SpUNetV1m2(UNet):
         super().__init__(engine, norm, 1, in_channels, num_classes, base_channels, channels, layers)
 
     def shape(self, grid_coord: torch.Tensor) -> list[int]:
-        """Return the extent of a cloud's grid: one more than its largest coordinates.
-
-        With fewer cells along an axis than the coarsest of them spans, Pointcept fails unless a larger cloud in the
-        batch lends its extent. Such a cloud gets a grid of multiples of half a coarsest cell, one whole at least, so
-        that only the last level cuts.
-        """
-        extent = super().shape(grid_coord)
-        coarsest = 2**self.num_stages
-        if min(extent) >= coarsest:
-            return extent
-        half = coarsest // 2
-        return [max(coarsest, -(-cells // half) * half) for cells in extent]
+        """Return the extent of a cloud's grid; see `tight_shape`."""
+        return tight_shape(grid_coord, self.num_stages)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
-        clouds = batch.once((self, "clouds"), lambda: _clouds(batch))
-        rows = batch.feat.split([len(cloud.grid_coord) for cloud in clouds])
-        parts = [
-            super(SpUNetV1m2, self).forward(cloud.with_features(cloud.coord, feat))
-            for cloud, feat in zip(clouds, rows, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _clouds(batch: Batch) -> list[Batch]:
-    """Return each cloud as a batch of its own."""
-    sizes = batch.sizes
-    rows = zip(*(part.split(sizes) for part in (batch.coord, batch.grid_coord, batch.feat)), strict=True)
-    return [Batch(coord, grid_coord, feat, batch.offset.new_tensor([len(coord)])) for coord, grid_coord, feat in rows]
+        return each_cloud(self, batch, super().forward)
 
 
 def build(config: Mapping[str, Any], site: Site) -> SpUNetV1m2:
