@@ -88,6 +88,11 @@ class Batch:
         return replace(self, feat=self.feat.to(device, dtype), made={}, **moved)
 
 
+def means(rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Return (B, C): the mean of (M, C) rows over each cloud, of whose rows there are `sizes`; summed in float32."""
+    return torch.stack([part.float().mean(dim=0) for part in rows.split(list(sizes))]).to(rows.dtype)
+
+
 def collate(tiles: Sequence[Rows]) -> Batch:
     """Put clouds one after another; none is padded and none changes."""
     sizes = torch.tensor([len(tile.coord) for tile in tiles], dtype=torch.int64)

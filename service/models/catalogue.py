@@ -12,6 +12,7 @@ from torch import nn
 
 from service.errors import InternalError, ServiceError
 from service.models import (
+    classifier,
     context_aware,
     entries,
     instance_segmentor,
@@ -50,6 +51,7 @@ __all__ = ["FAMILIES", "Source", "cards", "load", "sources"]
 FAMILIES: Mapping[str, Builder] = {
     "DefaultSegmentor": segmentor.build,
     "DefaultSegmentorV2": segmentor.build_v2,
+    "DefaultClassifier": classifier.build,
     "InstanceSegmentor": instance_segmentor.build,
     "SpUNet-v1m1": spunet.build,
     "SpUNet-v1m2": spunet_v1m2.build,

@@ -13,10 +13,16 @@ from service.models.site import Site
 
 
 class Segmentor(nn.Module):
-    """DefaultSegmentor: the backbone's logits."""
+    """DefaultSegmentor: the backbone's logits.
+
+    Raises:
+        ValueError: the backbone has one answer for a cloud (SpUNet-v1m1 with `enc_mode`, PointTransformer-Cls).
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
+        if getattr(backbone, "per_cloud", False):
+            raise ValueError("its backbone is an encoder alone, which has one answer for a cloud, not one a point.")
         self.backbone = backbone
 
     def fold(self) -> None:
@@ -33,6 +39,8 @@ class Segmentor(nn.Module):
 class SegmentorV2(Segmentor):
     """DefaultSegmentorV2: a linear layer from the backbone's features to logits; without classes, the features."""
 
+    tasks = ("segment", "embed")
+
     def __init__(self, backbone: nn.Module, backbone_out_channels: int, num_classes: int) -> None:
         super().__init__(backbone)
         # Pointcept's order of the state_dict: the head stands before the backbone.
@@ -44,6 +52,11 @@ class SegmentorV2(Segmentor):
         """Return (M, C) logits."""
         logits: torch.Tensor = self.seg_head(self.backbone(batch))
         return logits
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (M, backbone_out_channels), what the head reads."""
+        features: torch.Tensor = self.backbone(batch)
+        return features
 
 
 def build(config: Mapping[str, Any], site: Site) -> Segmentor:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
+from service.models.batch import Batch
 from service.models.layers.engine import Engine
 from service.models.layers.unet import UNet
 from service.models.site import Site
@@ -31,18 +33,32 @@ class SpUNet(UNet):
         base_channels: int = 32,
         channels: Sequence[int] = (32, 64, 128, 256, 256, 128, 96, 96),
         layers: Sequence[int] = (2, 3, 4, 6, 2, 2, 2, 2),
+        decodes: bool = True,
     ) -> None:
         norm = partial(nn.BatchNorm1d, eps=1e-3, momentum=0.01)
-        super().__init__(engine, norm, _MARGIN, in_channels, num_classes, base_channels, channels, layers)
+        super().__init__(engine, norm, _MARGIN, in_channels, num_classes, base_channels, channels, layers, decodes)
+
+
+class SpUNetEncoder(SpUNet):
+    """The encoder alone: one answer for a cloud."""
+
+    per_cloud = True
+
+    def summarise(self, batch: Batch) -> torch.Tensor:
+        """Return (B, C): what a classifier's head reads."""
+        return self.mean(batch)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the same."""
+        return self.mean(batch)
 
 
 def build(config: Mapping[str, Any], site: Site) -> SpUNet:
-    """Return the network of a configuration: the arguments of `SpUNet` by their names.
+    """Return the network of a configuration: the arguments of `SpUNet` by their names, and `enc_mode`.
 
-    Raises:
-        ValueError: it is an encoder alone (`enc_mode`; up to v1.6.0 `cls_mode`), with one answer for a cloud.
+    With `enc_mode` (up to v1.6.0 `cls_mode`) it is the encoder alone.
     """
     arguments = dict(config)
     if any([arguments.pop("enc_mode", False), arguments.pop("cls_mode", False)]):
-        raise ValueError("its SpUNet-v1m1 has enc_mode: an encoder alone has one answer for a cloud, not one a point.")
+        return SpUNetEncoder(site.engine, **arguments, decodes=False)
     return SpUNet(site.engine, **arguments)

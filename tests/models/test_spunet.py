@@ -101,13 +101,14 @@ def test_a_list_of_stages_that_does_not_pair_is_refused(native: Engine) -> None:
         spunet.SpUNet(native, 4, 2, channels=(8, 8, 8), layers=(1, 1, 1))
 
 
-def test_an_encoder_alone_is_refused_and_its_switch_known(native: Engine) -> None:
+def test_an_encoder_alone_labels_no_points_and_its_switch_is_known(native: Engine) -> None:
     site = Site(native, FAMILIES)
     config = {"type": "SpUNet-v1m1", "in_channels": 3, "num_classes": 2, "channels": [8, 8], "layers": [1, 1]}
     for switch in ("enc_mode", "cls_mode"):
-        assert isinstance(site.build({**config, switch: False}), spunet.SpUNet)
-        with pytest.raises(ValueError, match="an encoder alone has one answer for a cloud"):
-            site.build({**config, switch: True})
+        whole = {"type": "DefaultSegmentor", "backbone": {**config, switch: False}}
+        assert isinstance(site.build(whole).backbone, spunet.SpUNet)
+        with pytest.raises(ValueError, match="an encoder alone, which has one answer for a cloud"):
+            site.build({**whole, "backbone": {**config, switch: True}})
 
 
 def test_the_spconv_engine_trains() -> None:

@@ -221,9 +221,7 @@ class Unpool(Projection):
         self.add("proj", in_channels, channels, True, norm, in_parts)
         self.add("proj_skip", skip_channels, channels, True, norm, in_parts)
 
-    def forward(
-        self, x: torch.Tensor, skip: torch.Tensor, cells: Cells, points: Points, batch: Batch
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, cells: Cells, points: Points, batch: Batch) -> torch.Tensor:
         """Return (M, C) of the cells' (M', in_channels) features and the points' (M, skip_channels)."""
         x = self.project("proj", x, batch)
         x = cells.points.interpolate(x, points) if self.interpolates else x.index_select(0, cells.cluster)

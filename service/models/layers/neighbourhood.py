@@ -106,13 +106,6 @@ class Points:
         chosen = pointops.farthest_point_sampling(self.coord, self.offset, offset)
         return Points(self.coord.index_select(0, chosen), offset, list(sizes))
 
-    def mean(self, feat: torch.Tensor) -> torch.Tensor:
-        """Return (B, C), the mean of (M, C) features over each cloud."""
-        total = feat.new_zeros(len(self.sizes), feat.shape[1], dtype=torch.float32)
-        total.index_add_(0, self.cloud, feat.float())
-        counts = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
-        return (total / counts.unsqueeze(1)).to(feat.dtype)
-
 
 @dataclass(frozen=True)
 class Cells:

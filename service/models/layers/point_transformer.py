@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from service.models.batch import Batch
+from service.models.batch import Batch, means
 from service.models.layers.prompt_norm import NormLayer
 from service.models.layers.serialization import ORDERS
 from service.models.layers.stages import Stage, Stages
@@ -32,7 +32,12 @@ class PointTransformer(nn.Module):
     """Stages of blocks, down and up again; the versions differ in their stem, their blocks and their pooling.
 
     A version sets `embedding` first and then calls `assemble`: that is the order of Pointcept's state_dict.
+
+    Attributes:
+        tasks: what such a network is good for by itself, without a head.
     """
+
+    tasks = ("embed",)
 
     def assemble(
         self,
@@ -103,12 +108,29 @@ class PointTransformer(nn.Module):
         flows, made = self.encode(batch)
         if not hasattr(self, "dec"):
             return made.give(gather_up([flow.feat for flow in flows], made.stages))
+        return made.give(self._decode(flows, made, batch))
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return what `forward` returns."""
+        return self.forward(batch)
+
+    def summarise(self, batch: Batch) -> torch.Tensor:
+        """Return (B, C): each cloud's mean of what the finest decoder gives, or without one the coarsest stage.
+
+        Errors as in `forward`.
+        """
+        flows, made = self.encode(batch)
+        if not hasattr(self, "dec"):
+            return means(flows[-1].feat, made.stages[-1].sizes)
+        return means(self._decode(flows, made, batch), made.stages[0].sizes)
+
+    def _decode(self, flows: list[Flow], made: Stages, batch: Batch) -> torch.Tensor:
         x = flows.pop()
         for modules in self.dec.values():
             stage = made.stages[len(flows) - 1]
             x = modules["up"](x, flows.pop(), stage, batch)
             x = _through(modules, x, stage, batch)
-        return made.give(x.feat)
+        return x.feat
 
 
 def _through(modules: nn.ModuleDict, x: Flow, stage: Stage, batch: Batch) -> Flow:

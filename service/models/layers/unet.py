@@ -85,6 +85,7 @@ class UNet(nn.Module):
         base_channels: channels of the stem.
         channels: of each stage, down and then up again.
         layers: blocks of each stage; as many as channels, and an even number.
+        decodes: whether there is a way up again; if not, only `mean` is of use.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class UNet(nn.Module):
         base_channels: int = 32,
         channels: Sequence[int] = (32, 64, 128, 256, 256, 128, 96, 96),
         layers: Sequence[int] = (2, 3, 4, 6, 2, 2, 2, 2),
+        decodes: bool = True,
     ) -> None:
         super().__init__()
         if len(layers) % 2 or len(layers) != len(channels):
@@ -113,16 +115,18 @@ class UNet(nn.Module):
             key = f"spconv{s + 1}"
             self.down.append(Sequential(engine.down_conv(skip, width, 2, indice_key=key), norm(width), nn.ReLU()))
             self.enc.append(_blocks(layers[s], width, width, f"subm{s + 1}", engine, norm))
+            skip, passed = width, skip
+            if not decodes:
+                continue
             self.up.append(
                 Sequential(
                     engine.inverse_conv(channels[last - s - 1], up_width, 2, indice_key=key), norm(up_width), nn.ReLU()
                 )
             )
-            self.dec.append(_blocks(layers[last - s], up_width + skip, up_width, f"subm{s}", engine, norm))
-            skip = width
+            self.dec.append(_blocks(layers[last - s], up_width + passed, up_width, f"subm{s}", engine, norm))
         self.final: nn.Module = nn.Identity()
         if num_classes > 0:
-            self.final = engine.subm_conv(channels[-1], num_classes, 1, bias=True)
+            self.final = engine.subm_conv(channels[-1] if decodes else skip, num_classes, 1, bias=True)
 
     def fold(self) -> None:
         """Fold all batch norms into the convolutions before them; the network then only infers."""
@@ -142,18 +146,33 @@ class UNet(nn.Module):
         order = self.engine.order(indices, shape)
         return (indices if order is None else indices[order]).contiguous(), shape, order
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
+    def _encode(self, batch: Batch) -> tuple[list[Any], torch.Tensor | None]:
+        """Return the features of the stem and of each stage of the encoder, and the engine's order."""
         indices, shape, order = batch.once(self, lambda: self._cells(batch))
         feat = batch.feat if order is None else batch.feat[order]
         x = self.engine.tensor(feat, indices, shape, len(batch), batch.once((self, "maps"), dict))
-        x = self.conv_input(x)
-        skips = []
+        passed = [self.conv_input(x)]
         for down, enc in zip(self.down, self.enc, strict=True):
-            skips.append(x)
-            x = enc(down(x))
+            passed.append(enc(down(passed[-1])))
+        return passed, order
+
+    def _finish(self, x: Any) -> torch.Tensor:
+        y: torch.Tensor = x.features if isinstance(self.final, nn.Identity) else self.final(x).features
+        return y
+
+    def mean(self, batch: Batch) -> torch.Tensor:
+        """Return (B, C): each cloud's mean of the last encoder's features, or of num_classes logits made of them."""
+        x = self._encode(batch)[0][-1]
+        y, cloud = self._finish(x).float(), x.indices[:, 0].long()
+        means = torch.stack([y[cloud == i].mean(dim=0) for i in range(len(batch))])
+        return means.to(x.features.dtype)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (M, num_classes) logits, or the decoder's (M, channels[-1]) features."""
+        skips, order = self._encode(batch)
+        x = skips.pop()
         for up, dec in zip(reversed(self.up), reversed(self.dec), strict=True):
             x = up(x)
             x = dec(x.replace_feature(torch.cat([x.features, skips.pop().features], dim=1)))
-        y: torch.Tensor = self.final(x).features if not isinstance(self.final, nn.Identity) else x.features
+        y = self._finish(x)
         return y if order is None else torch.empty_like(y).index_copy_(0, order, y)

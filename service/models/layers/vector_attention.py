@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from service.models.batch import Batch
+from service.models.batch import Batch, means
 from service.models.layers.fold import fold_linear
 from service.models.layers.neighbourhood import Neighbours, Points
 
@@ -149,7 +149,7 @@ class TransitionUp(nn.Module):
 
     def spread(self, x: torch.Tensor, points: Points) -> torch.Tensor:
         """Return (M, C): features, each beside what is made of its cloud's mean."""
-        mean = self.linear2(points.mean(x))
+        mean = self.linear2(means(x, points.sizes))
         y: torch.Tensor = self.linear1(torch.cat([x, mean.index_select(0, points.cloud)], dim=1))
         return y
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
-from torch import nn
 
-from service.models.batch import Batch
+from service.models.batch import Batch, means
+from service.models.layers.cloud_head import head
 from service.models.layers.vector_attention import PLANES, VectorTransformer
 
 
@@ -22,12 +21,14 @@ class VectorClassifier(VectorTransformer):
         num_classes: channels of the result.
     """
 
+    per_cloud = True
+
     def __init__(self, depths: Sequence[int], in_channels: int = 6, num_classes: int = 40) -> None:
         super().__init__([depth - 1 for depth in depths], in_channels)
         self.in_channels = in_channels
         self.reads = None if in_channels == len("xyz") else in_channels - len("xyz")
         """Channels of the features that a batch must have; None: any number."""
-        self.cls = classifier_head(PLANES[-1], num_classes)
+        self.cls = head(PLANES[-1], num_classes)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (B, num_classes), one row for each cloud.
@@ -37,16 +38,9 @@ class VectorClassifier(VectorTransformer):
         """
         coord = batch.coord.to(batch.feat.dtype)
         x, points = self.encode(coord if self.reads is None else torch.cat([coord, batch.feat], dim=1), batch)[-1]
-        logits: torch.Tensor = self.cls(points.mean(x))
+        logits: torch.Tensor = self.cls(means(x, points.sizes))
         return logits
 
-    summarise = forward
-
-
-def classifier_head(channels: int, classes: int) -> nn.Sequential:
-    """Return the head with which Pointcept's networks classify clouds."""
-    widths = (channels, 256, 128)
-    layers: list[nn.Module] = []
-    for before, behind in pairwise(widths):
-        layers += [nn.Linear(before, behind), nn.BatchNorm1d(behind), nn.ReLU(), nn.Dropout(0.5)]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+    def summarise(self, batch: Batch) -> torch.Tensor:
+        """Return (B, num_classes): what a head of another classifier reads."""
+        return self(batch)
