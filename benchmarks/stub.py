@@ -1,4 +1,4 @@
-"""The worker that serves benchmarks/stub_model.py, for figures of the service itself.
+"""The worker that serves benchmarks/stub_model.py, for figures of the service itself; the tests' workers begin with it.
 
 STUB_MS=20 python -m service.engine.server benchmarks.stub
 """
@@ -25,36 +25,41 @@ CARD = ModelCard(NAME, "A stand-in", "none", CLASSES, ("coord",), 0.01, 0, "benc
 
 
 class Stub:
-    """The stand-in as a `pipeline.Labeller`."""
+    """The stand-in as a `pipeline.Labeller`: a point is a voxel, nothing is prepared."""
 
     intakes = 1
+    card = CARD
+    device = "stub"
+    voxels = 400_000
 
-    def __init__(self) -> None:
-        self.window_s = settings().batch_window_ms / 1e3
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
 
     def ready(self) -> Message:
-        about = {"device": "stub", "name": "stub", "threads": 1, "torch": None, "cuda": None, "engines": {NAME: "stub"}}
-        limit = self.max_voxels(NAME)
+        name = self.card.name
+        engines = {name: "stub"}
         return {
             "ready": True,
-            "cards": [card_message(CARD)],
-            "models": {NAME: {"state": "ready", "reason": ""}},
-            "device": about,
+            "cards": [card_message(self.card)],
+            "models": {name: {"state": "ready", "reason": ""}},
+            "device": {
+                "device": self.device, "name": "stub", "threads": 1, "torch": None, "cuda": None, "engines": engines,
+            },
             "environment": {},
-            "batch_voxels": limit,
-        }
+            "batch_voxels": self.voxels,
+        }  # fmt: skip
 
     def enter(self, role: Literal["intake", "main"]) -> None:
         pass
 
-    def wishes(self, message: Message) -> None:
+    def wishes(self, message: Message) -> Any:
         return None
 
-    def prepare(self, model: str, cloud: PointCloud, wishes: Any) -> tuple[None, int] | ServiceError:
+    def prepare(self, model: str, cloud: PointCloud, wishes: Any) -> tuple[Any, int] | ServiceError:
         return None, len(cloud)
 
     def max_voxels(self, model: str) -> int:
-        return 400_000
+        return self.voxels
 
     def label(
         self,
@@ -64,20 +69,28 @@ class Stub:
         ready: Sequence[Any],
         tick: Callable[[float], None],
     ) -> list[Segmentation | ServiceError]:
-        return [Segmentation(labels(cloud.coord), CLASSES, NAME) for cloud in clouds]
+        return [self.answer(cloud) for cloud in clouds]
+
+    def answer(self, cloud: PointCloud) -> Segmentation | ServiceError:
+        """Return what one cloud gets."""
+        return Segmentation(labels(cloud.coord), CLASSES, self.card.name)
 
     def memory(self) -> dict[str, Any]:
         return {}
 
 
-def main() -> None:
+def serve(stub: Stub) -> None:
     """Serve until the engine goes away."""
-    configure("worker", settings().log_level)
     channel = inherited_channel()
-    stub = Stub()
     with contextlib.suppress(ChannelClosed):
         channel.send(stub.ready())
         Pipeline(channel, stub).run()
+
+
+def main() -> None:
+    """Serve the stand-in."""
+    configure("worker", settings().log_level)
+    serve(Stub(settings().batch_window_ms / 1e3))
 
 
 if __name__ == "__main__":

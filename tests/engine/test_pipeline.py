@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.stub import Stub
 from service.engine import shared
 from service.engine.channel import Channel, Message, close_all
 from service.engine.pipeline import Pipeline
@@ -22,22 +23,16 @@ from tests.engine.fakes import wait_for
 CLASSES = (ClassInfo(0, "only", (0, 0, 0)),)
 
 
-class Slow:
+class Slow(Stub):
     """A labeller that prepares and labels when the test lets it."""
 
-    intakes = 1
+    voxels = 100
 
     def __init__(self, window_s: float) -> None:
-        self.window_s = window_s
+        super().__init__(window_s)
         self.may_prepare, self.may_label = threading.Semaphore(0), threading.Semaphore(0)
         self.prepared: list[int] = []
         self.batches: list[list[int]] = []
-
-    def ready(self) -> Message:
-        return {}
-
-    def enter(self, role: str) -> None:
-        pass
 
     def wishes(self, message: Message) -> bool:
         return bool(message["bad"])
@@ -46,9 +41,6 @@ class Slow:
         self.may_prepare.acquire()
         self.prepared.append(len(cloud))
         return UnusableCloud("bad") if wishes else (len(cloud), len(cloud))
-
-    def max_voxels(self, model: str) -> int:
-        return 100
 
     def label(
         self,
@@ -69,9 +61,6 @@ class Slow:
         for cloud in clouds:
             answers.append(Segmentation(np.full(len(cloud), len(cloud), np.int32), CLASSES, model))
         return answers
-
-    def memory(self) -> dict[str, Any]:
-        return {}
 
 
 class Bench:
