@@ -25,6 +25,8 @@ def compress(response: Response) -> Response:
     Many clients ask without having thought of it, and coordinates shrink little: an answer whose beginning does not
     lose half is sent as it is. So is an error: clients of the Open Inference Protocol do not unpack those.
     """
+    if not request.headers.get("Accept-Encoding"):
+        return response
     encoding = request.accept_encodings.best_match(_WINDOW_BITS)
     size = response.content_length
     if (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TypeVar
+
 from apiflask import APIBlueprint
 from flask import Response, current_app, g, request
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, values
@@ -12,6 +15,7 @@ from service.web.engine_metrics import EngineCollector
 
 blueprint = APIBlueprint("metrics", __name__, tag="Health")
 
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _POINTS = (100, 1_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
 _BODY_PROBLEMS = {"malformed-file", "reader-failed", "too-large", "unusable-cloud"}
@@ -29,6 +33,12 @@ CLOUDS = Counter("pointserve_model_clouds", "Clouds asked of a model.", ["model"
 MODEL_POINTS = Counter("pointserve_model_points", "Points labelled by a model.", ["model"])
 MODEL_SECONDS = Counter("pointserve_model_seconds", "Time in the stages of a model's clouds.", ["model", "stage"])
 MODEL_LAST = Gauge("pointserve_model_last_seconds", "Time of the last cloud.", ["model"], multiprocess_mode="max")
+
+
+@functools.cache
+def _of(metric: Metric, *labels: str | int) -> Metric:
+    """Return a metric's counter for these labels, of which there are few; finding it takes longer than counting."""
+    return metric.labels(*labels)
 
 
 def begin() -> None:
@@ -51,26 +61,26 @@ def observe(response: Response, seconds: float) -> None:
     """
     route = str(request.url_rule) if request.url_rule is not None else "none"
     method = request.method if request.method in ("GET", "POST", "HEAD", "OPTIONS") else "other"
-    REQUESTS.labels(method, route, response.status_code).inc()
-    REQUEST_SECONDS.labels(route).observe(seconds)
+    _of(REQUESTS, method, route, response.status_code).inc()
+    _of(REQUEST_SECONDS, route).observe(seconds)
     RECEIVED_BYTES.inc(g.get("bytes_in") or 0)
     problem, model = g.get("problem"), g.get("model")
     stages: dict[str, float] = g.watch.read() if "watch" in g else {}
     if problem in _BODY_PROBLEMS and "format" in g and "read" not in stages:
-        DECODE_FAILURES.labels(g.format, problem).inc()
+        _of(DECODE_FAILURES, g.format, problem).inc()
     if model is None:
         return
     labelled = "points" in g and response.status_code == 200
-    CLOUDS.labels(model, "labelled" if labelled else "failed").inc()
+    _of(CLOUDS, model, "labelled" if labelled else "failed").inc()
     if not labelled:
-        MODEL_SECONDS.labels(model, "failed").inc(seconds)
+        _of(MODEL_SECONDS, model, "failed").inc(seconds)
         return
     REQUEST_POINTS.observe(g.points)
-    MODEL_POINTS.labels(model).inc(g.points)
-    MODEL_LAST.labels(model).set_to_current_time()
+    _of(MODEL_POINTS, model).inc(g.points)
+    _of(MODEL_LAST, model).set_to_current_time()
     for stage, ms in stages.items():
-        STAGE_SECONDS.labels(stage).observe(ms / 1e3)
-        MODEL_SECONDS.labels(model, stage).inc(ms / 1e3)
+        _of(STAGE_SECONDS, stage).observe(ms / 1e3)
+        _of(MODEL_SECONDS, model, stage).inc(ms / 1e3)
 
 
 def counted() -> CollectorRegistry:

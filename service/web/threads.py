@@ -1,15 +1,21 @@
-"""Gunicorn's threads: how long requests wait for one, and how long a client may take for a request's header."""
+"""Gunicorn's threads: how long requests wait for one, how long a client may take for a request's header, and who takes
+the next request of a connection."""
 
 from __future__ import annotations
 
+import select
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from service.web.patience import Patience
 
 HEADER_S = 10.0
 """Without it, as many clients as there are threads could each send half a header and hold all of them for ever."""
+NEXT_S = 0.005
+"""A thread waits so long for the next request of the connection that it has just answered: else the connection goes
+back to gunicorn's main thread and, with its next request, to some thread again: three changes of threads."""
 _patience = Patience()
 _own = threading.local()
 
@@ -21,18 +27,34 @@ def waited_s() -> float:
 
 
 def time_waits(worker: Any) -> None:
-    """Have a gthread worker note how long each request waits for a thread."""
+    """Have a gthread worker note how long each request waits for a thread, and its threads go on with a connection."""
     enqueue, handle = worker.enqueue_req, worker.handle
+    waiting: deque[Any] = deque()
 
     def enqueue_timed(conn: Any) -> None:
         conn.queued = time.monotonic()
+        waiting.append(conn)
         enqueue(conn)
 
     def handle_timed(conn: Any) -> Any:
+        waiting.popleft()
         _own.waited_s = time.monotonic() - conn.queued
-        return handle(conn)
+        kept = handle(conn)
+        while kept is True and worker.alive and not waiting and _goes_on(conn):
+            _own.waited_s = 0.0
+            kept = handle(conn)
+        return kept
 
     worker.enqueue_req, worker.handle = enqueue_timed, handle_timed
+
+
+def _goes_on(conn: Any) -> bool:
+    """Return whether a connection's next request begins, or its end comes, in a moment."""
+    if conn.is_http2 or conn.parser.unreader.buf.getvalue():
+        return False  # gunicorn deals with these itself
+    poll = select.poll()
+    poll.register(conn.sock, select.POLLIN)
+    return bool(poll.poll(NEXT_S * 1e3))
 
 
 def bound_headers(worker: Any) -> None:

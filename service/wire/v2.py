@@ -242,8 +242,13 @@ def encode(request: InferRequest, result: Segmentation) -> tuple[bytes, list[mem
 
 def pieces(head: bytes, binary: list[memoryview]) -> Iterator[bytes]:
     """Yield an answer's body piece by piece, so that no copy of it is made as a whole."""
-    yield head
-    for data in binary:
+    if not binary:
+        yield head
+        return
+    # Together: what is yielded is sent at once, and a packet for the head alone wakes the client once more.
+    first = binary[0][: max(0, PIECE_BYTES - len(head))]
+    yield b"".join((head, first))
+    for data in (binary[0][len(first) :], *binary[1:]):
         for start in range(0, len(data), PIECE_BYTES):
             yield bytes(data[start : start + PIECE_BYTES])
 
