@@ -101,11 +101,11 @@ def _label_here(
             name = uuid.uuid4().hex
             with _watched(engine, name, report):
                 segmentation = engine.segment(cloud, model, deadline, scores=job.scores, tta=job.tta, request_id=name)
-        done = Done(target.suffixes[0] if target else ".json", len(segmentation.label), segmentation.warnings)
-        if target is None:
-            out.write(json_v1.encode(segmentation, segmentation.timing_ms, ""))
-            return done
-        written = engine.write(body, source, target, segmentation, options, deadline)
+            done = Done(target.suffixes[0] if target else ".json", len(segmentation.label), segmentation.warnings)
+            if target is None:
+                out.write(json_v1.encode(segmentation, segmentation.timing_ms, ""))
+                return done
+            written = engine.write(source, target, options, deadline)
     finally:
         os.close(body)
     with os.fdopen(written, "rb") as file:

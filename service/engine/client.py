@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all, has_hung_up
 from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
@@ -21,7 +23,6 @@ from service.values import (
     Measurement,
     Segmentation,
     measurement_from,
-    segmentation_arrays,
     segmentation_from,
     segmentation_message,
 )
@@ -37,23 +38,26 @@ Gone = Callable[[], bool]
 
 @dataclass(frozen=True)
 class DecodedCloud:
-    """A cloud that a reader decoded. Its arrays stay in shared memory; `close` gives that back.
+    """A cloud whose arrays lie in shared memory; `close` gives that back.
 
     Attributes:
-        descriptor: the shared memory.
+        descriptor: the shared memory; None where the engine keeps it, with the file that the cloud was read from.
         layout: where the arrays lie in it.
         points: how many points.
         notes: what the reader had to guess.
     """
 
-    descriptor: int
+    descriptor: int | None
     layout: shared.Layout
     points: int
     notes: tuple[str, ...]
+    forget: Callable[[], None] = lambda: None
 
     def close(self) -> None:
         """Give the memory back."""
-        os.close(self.descriptor)
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+        self.forget()
 
     def __enter__(self) -> DecodedCloud:
         return self
@@ -88,7 +92,7 @@ class EngineClient:
         gone: Gone | None = None,
         metres_per_unit: float = 1.0,
     ) -> DecodedCloud:
-        """Decode a file.
+        """Decode a file. The engine keeps it and the cloud for this thread, until the cloud is closed.
 
         Args:
             body: descriptor of the file's bytes, in shared memory or on disk.
@@ -105,9 +109,18 @@ class EngineClient:
             "options": dataclasses.asdict(options),
             "metres_per_unit": metres_per_unit,
         }
-        reply, answers = self._ask(message, (body,), deadline, request_id, gone)
+        reply, _answers = self._ask(message, (body,), deadline, request_id, gone)
         points = next((entry["shape"][0] for entry in reply["layout"] if entry["name"] == "coord"), 0)
-        return DecodedCloud(answers[0], reply["layout"], points, tuple(reply["notes"]))
+        return DecodedCloud(None, reply["layout"], points, tuple(reply["notes"]), self._forget)
+
+    def _forget(self) -> None:
+        """Have the engine give back what it keeps for this thread."""
+        channel = getattr(self._local, "channel", None)
+        if channel is not None:
+            try:
+                channel.send({"op": "forget"})
+            except ChannelClosed:
+                self.close()
 
     def segment(
         self,
@@ -117,25 +130,30 @@ class EngineClient:
         *,
         scores: bool = False,
         tta: str = "none",
+        arrays: bool = True,
         request_id: str = "",
         gone: Gone | None = None,
     ) -> Segmentation:
         """Label a cloud.
 
         Args:
-            cloud: what `read` returned.
+            cloud: what `read` returned, or one in memory of one's own.
             model: name of the model.
             scores: whether to return confidence and class probabilities too.
             tta: `none`, one pass; `full`, the test-time procedure of the model.
+            arrays: False: the labels of what `read` returned stay with the engine, for `write`; here they are empty.
 
         Raises:
             UnknownModel, UnusableCloud, Overloaded, FatalCloud: why there is no answer.
         """
         wishes = {"model": model, "scores": scores, "tta": tta}
         message = {"op": "segment", **wishes, "points": cloud.points, "layout": cloud.layout}
-        reply, answers = self._ask(message, (cloud.descriptor,), deadline, request_id, gone)
+        message["arrays"] = arrays
+        own = () if cloud.descriptor is None else (cloud.descriptor,)
+        reply, answers = self._ask(message, own, deadline, request_id, gone)
         with _closing(answers):
-            segmentation = segmentation_from(reply["segmentation"], shared.unpack(answers[0], reply["layout"]))
+            found = shared.unpack(answers[0], reply["layout"]) if answers else {"label": np.empty(0, np.int32)}
+            segmentation = segmentation_from(reply["segmentation"], found)
         return dataclasses.replace(segmentation, warnings=(*cloud.notes, *segmentation.warnings))
 
     def measure(
@@ -153,7 +171,7 @@ class EngineClient:
         """Measure the boxes of a labelled cloud.
 
         Args:
-            cloud, segmentation: what `read` and `segment` returned.
+            cloud, segmentation: what `read`, last, and `segment` returned.
             frame: the fields of `service.measure.Frame`.
             to_metres: by which the coordinates, as they were read, are multiplied.
             drawing: `ply` or `png`: the cloud with its boxes drawn; `none`.
@@ -172,38 +190,26 @@ class EngineClient:
             "drawing": drawing,
         }
         with _closing([descriptor]):
-            reply, answers = self._ask(message, (cloud.descriptor, descriptor), deadline, request_id, gone)
+            reply, answers = self._ask(message, (descriptor,), deadline, request_id, gone)
         return measurement_from(reply["measurement"]), answers[0]
 
     def write(
         self,
-        body: int,
         source: Format,
         target: Format,
-        segmentation: Segmentation,
         options: Options,
         deadline: float,
         request_id: str = "",
         gone: Gone | None = None,
     ) -> int:
-        """Return the descriptor of a file with the labels in it; the caller closes it.
+        """Return the descriptor of the file that was read last with its labels in it; the caller closes it.
 
         Args:
-            body, source, options: the user's file, as given to `read`.
+            source, options: as given to `read`.
             target: format of the answer; the user's own file is annotated where it is the same as `source`.
-            segmentation: the labels.
         """
-        descriptor, layout = shared.pack(segmentation_arrays(segmentation))
-        message = {
-            "op": "write",
-            "format": source.name,
-            "target": target.name,
-            "options": dataclasses.asdict(options),
-            "segmentation": segmentation_message(segmentation),
-            "layout": layout,
-        }
-        with _closing([descriptor]):
-            _reply, answers = self._ask(message, (body, descriptor), deadline, request_id, gone)
+        about = {"format": source.name, "target": target.name, "options": dataclasses.asdict(options)}
+        _reply, answers = self._ask({"op": "write", **about}, (), deadline, request_id, gone)
         return answers[0]
 
     def status(self, timeout_s: float = 5.0) -> dict[str, Any]:
@@ -267,7 +273,7 @@ class EngineClient:
         if "error" in reply:
             close_all(answers)
             raise from_message(reply["error"])
-        if message["op"] != "status" and len(answers) != 1:
+        if message["op"] in ("write", "measure") and len(answers) != 1:
             close_all(answers)
             raise InternalError("the engine's reply carries no data")
         return reply, answers

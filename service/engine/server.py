@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.engine.conversation import Conversation
 from service.engine.device import WORKER, Device
 from service.engine.memory import worker_limit
 from service.engine.readers import Readers
@@ -55,7 +56,7 @@ class Engine:
         )
         self._running = 0
         self._lock = threading.Lock()
-        self._operations: dict[str, Callable[[Message, list[int], Channel], Outcome]] = {
+        self._operations: dict[str, Callable[[Message, list[int], Conversation], Outcome]] = {
             "read": self.read,
             "segment": self.segment,
             "write": self.write,
@@ -63,24 +64,45 @@ class Engine:
             "status": self.status,
         }
 
-    def read(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
-        """Have a reader decode a file; see service/engine/reader.py for the message."""
+    def read(self, message: Message, descriptors: list[int], talk: Conversation) -> Outcome:
+        """Have a reader decode a file, and keep both; see service/engine/reader.py for the message."""
         self._scheduler.check()  # before a file is decoded in vain
-        return self._readers.run(message, tuple(descriptors), message["deadline"])
+        talk.forget()
+        reply, answers = self._readers.run(message, tuple(descriptors), message["deadline"])
+        if answers:
+            talk.keep("file", descriptors[0])
+            talk.keep("cloud", answers[0])
+            close_all(answers)
+        return reply, []
 
-    def write(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
-        """Have a reader write a file, for which it needs the user's own again."""
-        return self._readers.run(message, tuple(descriptors), message["deadline"])
+    def write(self, message: Message, _descriptors: list[int], talk: Conversation) -> Outcome:
+        """Have a reader write the labels into a file, for which it needs the user's own again."""
+        (_, file), (labels, arrays) = talk.kept("file"), talk.kept("labels")
+        return self._readers.run({**message, **labels}, (file, arrays), message["deadline"])
 
-    def measure(self, message: Message, descriptors: list[int], _channel: Channel) -> Outcome:
+    def measure(self, message: Message, descriptors: list[int], talk: Conversation) -> Outcome:
         """Have a reader measure the boxes of a labelled cloud: it has limits, and the worker goes on labelling."""
-        return self._readers.run(message, tuple(descriptors), message["deadline"])
+        return self._readers.run(message, (talk.kept("cloud")[1], *descriptors), message["deadline"])
 
-    def segment(self, message: Message, descriptors: list[int], channel: Channel) -> Outcome:
-        """Have a worker label a cloud; `points` and `deadline` in the message rule its way through the queue."""
+    def segment(self, message: Message, descriptors: list[int], talk: Conversation) -> Outcome:
+        """Have a worker label a cloud; `points` and `deadline` in the message rule its way through the queue.
+
+        The cloud is the one that comes with the message, or else the one that was read last: then the labels are kept,
+        and sent only where `arrays` says so.
+        """
+        if descriptors:
+            return self._label(message, descriptors[0], talk.channel)
+        reply, answers = self._label(message, talk.kept("cloud")[1], talk.channel)
+        talk.keep("labels", answers[0], {name: reply[name] for name in ("segmentation", "layout")})
+        if not message["arrays"]:
+            close_all(answers)
+            answers = []
+        return reply, answers
+
+    def _label(self, message: Message, cloud: int, channel: Channel) -> Outcome:
         self._know(message["model"])
         passes = PASSES.get(message.get("tta", "none"), 1)
-        job = Job(message, os.dup(descriptors[0]), message["points"], message["deadline"], passes)
+        job = Job(message, os.dup(cloud), message["points"], message["deadline"], passes)
         started = time.monotonic()
         try:
             self._scheduler.submit(job)
@@ -105,7 +127,7 @@ class Engine:
                     self._scheduler.abandon(job, "expired")
                     raise DeadlineExceeded("the request's deadline passed before the cloud was labelled") from None
 
-    def status(self, _message: Message, _descriptors: list[int], _channel: Channel) -> Outcome:
+    def status(self, _message: Message, _descriptors: list[int], _talk: Conversation) -> Outcome:
         """Return the state of the queue, the devices and the readers."""
         readers = {"pids": self._readers.pids(), "replaced": self._readers.replaced}
         found = {**self._scheduler.status(), "readers": readers, "engine_pid": os.getpid(), "running": self._running}
@@ -117,29 +139,30 @@ class Engine:
             raise UnknownModel(f"there is no model {model!r}; there are: {', '.join(names)}")
 
     def converse(self, channel: Channel) -> None:
-        """Answer one connection's requests until it closes."""
+        """Answer one connection's requests until it closes. `{"op": "forget"}` is the one that gets no answer."""
+        talk = Conversation(channel)
         try:
             while True:
                 message, descriptors = channel.receive()
+                if message.get("op") == "forget":
+                    talk.forget()
+                    continue
                 try:
-                    reply, answers = self._answer(message, descriptors, channel)
+                    reply, answers = self._answer(message, descriptors, talk)
                 finally:
                     close_all(descriptors)
-                try:
-                    channel.send(reply, tuple(answers))
-                finally:
-                    close_all(answers)
+                talk.answer(reply, answers)
         except ChannelClosed:
             pass
         finally:
-            channel.close()
+            talk.close()
 
-    def _answer(self, message: Message, descriptors: list[int], channel: Channel) -> Outcome:
+    def _answer(self, message: Message, descriptors: list[int], talk: Conversation) -> Outcome:
         structlog.contextvars.bind_contextvars(request_id=message.get("request_id", ""))
         counts = message.get("op") != "status"
         self._count(counts)
         try:
-            return self._operations[message["op"]](message, descriptors, channel)
+            return self._operations[message["op"]](message, descriptors, talk)
         except ServiceError as error:
             return {"error": to_message(error)}, []
         except Exception:

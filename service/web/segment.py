@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -50,19 +51,28 @@ def segment() -> ResponseReturnValue:
         target = outputs.choose(query.output, [media_type for media_type, _ in request.accept_mimetypes], source)
         g.model = model = choose_model(engine, query.model)
         options = query.file_options(settings.max_points)
-        with engine.read(upload.descriptor, source, options, deadline, g.request_id, gone) as cloud:
-            watch.lap("read")
-            segmentation = engine.segment(
-                cloud, model, deadline, scores=query.scores, tta=query.tta, request_id=g.request_id, gone=gone
-            )
-            watch.within("segment", segmentation.timing_ms)
-        g.points = len(segmentation.label)
+        read = engine.read(upload.descriptor, source, options, deadline, g.request_id, gone)
+    # From here on only the engine holds the file, and the cloud, which may be larger.
+    with read as cloud:
+        watch.lap("read")
+        segmentation = engine.segment(
+            cloud,
+            model,
+            deadline,
+            scores=query.scores,
+            tta=query.tta,
+            arrays=target is None,
+            request_id=g.request_id,
+            gone=gone,
+        )
+        watch.within("segment", segmentation.timing_ms)
+        g.points = cloud.points
         structlog.contextvars.bind_contextvars(points=g.points, format=source.name, model=model)
         if target is None:
             return _json_answer(segmentation, watch)
-        written = engine.write(upload.descriptor, source, target, segmentation, options, deadline, g.request_id, gone)
-        watch.lap("write")
-        return _file_answer(written, target, query.filename or upload.filename, segmentation, watch)
+        written = engine.write(source, target, options, deadline, g.request_id, gone)
+    watch.lap("write")
+    return _file_answer(written, target, query.filename or upload.filename, segmentation.warnings, watch)
 
 
 def choose_model(engine: EngineClient, wanted: str | None) -> str:
@@ -105,7 +115,7 @@ def _json_answer(segmentation: Segmentation, watch: Stopwatch) -> Response:
 
 
 def _file_answer(
-    descriptor: int, target: Format, filename: str | None, segmentation: Segmentation, watch: Stopwatch
+    descriptor: int, target: Format, filename: str | None, warnings: Sequence[str], watch: Stopwatch
 ) -> Response:
     size = os.fstat(descriptor).st_size
     file = os.fdopen(descriptor, "rb")
@@ -115,8 +125,8 @@ def _file_answer(
     )
     response.content_length = size
     response.headers["Server-Timing"] = watch.header()
-    response.headers["X-Points"] = str(len(segmentation.label))
-    for warning in segmentation.warnings:
+    response.headers["X-Points"] = str(g.points)
+    for warning in warnings:
         response.headers.add("X-Warning", warning.encode("ascii", "replace").decode())
     return response
 
