@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from service.measure import planes
+from service.measure import box, contact, faces, support
+from service.measure import sight as sights
+from service.measure.answer import answer, refuse
+from service.measure.box import Side, Sides
 from service.measure.frame import Frame
-from service.measure.planes import Floats, Plane
-from service.values import BoxSize, Instance, MeasuredBox, Measurement, Segmentation, Support
+from service.measure.planes import Floats, Plane, Rows
+from service.measure.sight import Sight
+from service.values import Instance, MeasuredBox, Measurement, Segmentation, Support
 
-_TOLERANCE_M = 0.01
+_LEAST_POINTS = 30
+_TOLERANCE_M = (0.004, 0.02)
+_SUPPORT_TOLERANCE_M = 0.02
+_BELOW_M = 0.015
+_CONTACT_M, _CONTACT = 0.025, 0.15
+_OVERLAP = 0.25
+_FLAT = 0.55
+_STRAIGHT = 0.4
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of one object before the others are looked at.
+
+    Attributes:
+        instance: the object.
+        coord: (n, 3) metres, its points.
+        tolerance: metres from its faces within which points lie on them.
+        sides: what its points tell; None: it has no faces.
+        reason: why it cannot be measured, as far as its points alone tell.
+    """
+
+    instance: Instance
+    coord: Floats
+    tolerance: float
+    sides: Sides | None
+    reason: str | None
 
 
 def measure(coord: NDArray[np.float64], segmentation: Segmentation, frame: Frame) -> Measurement:
@@ -23,54 +56,135 @@ def measure(coord: NDArray[np.float64], segmentation: Segmentation, frame: Frame
     """
     assert segmentation.instance is not None
     valid = np.isfinite(coord).all(axis=1)
-    instance = np.where(valid, segmentation.instance, -2)
-    shift = coord[valid].mean(axis=0) if valid.any() else np.zeros(3)
-    coord = coord - shift
-    rest = coord[instance == -1]
-    found = planes.largest(rest, _TOLERANCE_M)
-    warnings = []
-    if not segmentation.instances:
-        warnings.append("No box was found.")
-    plane = None if found is None else found[0]
-    support = None
-    if plane is None:
-        warnings.append("No plane was found that the boxes stand on.")
-    else:
-        if np.median(plane.height(coord[instance >= 0])) < 0 if (instance >= 0).any() else False:
-            plane = plane.flipped()
-        near = np.abs(plane.height(rest)) < _TOLERANCE_M
-        rms = float(np.sqrt((plane.height(rest[near]) ** 2).mean()))
-        point = (rest[near].mean(axis=0) + shift) / frame.metres_per_unit
-        support = Support(tuple(point.tolist()), tuple(plane.normal.tolist()), rms)
-    boxes = tuple(_box(coord[instance == one.id], one, plane, shift, frame) for one in segmentation.instances)
-    up = None if plane is None else tuple(plane.normal.tolist())
-    return Measurement(boxes, frame.metres_per_unit, up, support, tuple(warnings))
-
-
-def _box(coord: Floats, instance: Instance, plane: Plane | None, shift: Floats, frame: Frame) -> MeasuredBox:
-    if plane is None:
-        return MeasuredBox(instance, None, "nothing was found that it stands on", (), "unknown")
-    up = plane.normal
-    flat = coord - np.outer(plane.height(coord), up)
-    middle = flat.mean(axis=0)
-    _values, axes = np.linalg.eigh((flat - middle).T @ (flat - middle))
-    rotation = np.stack([axes[:, 2], np.cross(up, axes[:, 2]), up])
-    low, high = np.percentile((coord - middle) @ rotation.T, [1, 99], axis=0)
-    low[2] = 0.0
-    size = high - low
-    center = (low + high) / 2 @ rotation + middle
-    around = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-    signs = np.array([(*pair, height) for height in (-1, 1) for pair in around])
-    corners = center + (signs * size / 2) @ rotation
-    unit = frame.metres_per_unit
-    volume = float(size.prod())
-    made = BoxSize(
-        tuple(size.tolist()),
-        (0.02, 0.02, 0.02),
-        volume,
-        volume * 0.1,
-        tuple(((center + shift) / unit).tolist()),
-        tuple(tuple(row) for row in rotation.tolist()),
-        tuple(tuple(row) for row in ((corners + shift) / unit).tolist()),
+    coord, owner = coord[valid], segmentation.instance[valid].astype(np.int64)
+    zero = np.zeros(3) if frame.viewpoint is None else np.asarray(frame.viewpoint, np.float64) * frame.metres_per_unit
+    sight = sights.view(coord - zero, owner) if len(coord) else None
+    if sight is None and len(coord):
+        zero = coord.mean(axis=0)
+    coord = coord - zero
+    rest, boxes = coord[owner < 0], coord[owner >= 0]
+    wanted = None if frame.up is None else np.asarray(frame.up, np.float64) / np.linalg.norm(frame.up)
+    plane = support.find(rest, boxes, owner[owner >= 0], wanted)
+    up = wanted if plane is None else plane.normal
+    warnings = _warnings(segmentation, plane)
+    parts = [_look(coord, owner, one, up, plane, sight) for one in segmentation.instances]
+    made = tuple(_finish(part, parts, rest, plane, sight, zero, frame) for part in parts)
+    return Measurement(
+        made,
+        frame.metres_per_unit,
+        None if up is None else tuple(up.tolist()),
+        None if plane is None else _describe(plane, rest, zero, frame),
+        tuple(warnings),
     )
-    return MeasuredBox(instance, made, None, ("top",), "standing")
+
+
+def _warnings(segmentation: Segmentation, plane: Plane | None) -> list[str]:
+    if not segmentation.instances:
+        return ["No box was found."]
+    if plane is None:
+        return [
+            "No plane was found that the boxes stand on: heights come from the boxes' own faces, and which way is up "
+            "is known only if you say so (up=x,y,z)."
+        ]
+    return []
+
+
+def _describe(plane: Plane, rest: Floats, zero: Floats, frame: Frame) -> Support:
+    near = rest[np.abs(plane.height(rest)) < _SUPPORT_TOLERANCE_M]
+    near = near if len(near) else plane.normal[None] * plane.offset
+    height = plane.height(near)
+    foot = near.mean(axis=0) - height.mean() * plane.normal
+    return Support(
+        tuple(((foot + zero) / frame.metres_per_unit).tolist()),
+        tuple(plane.normal.tolist()),
+        float(np.sqrt((height**2).mean())),
+    )
+
+
+def _look(
+    cloud: Floats, owner: Rows, instance: Instance, up: Floats | None, ground: Plane | None, sight: Sight | None
+) -> Part:
+    """Return what an object's own points tell, and those around it."""
+    coord = cloud[owner == instance.id]
+    if len(coord) < _LEAST_POINTS:
+        return Part(instance, coord, 0.0, None, f"it has {len(coord)} points; at least {_LEAST_POINTS} are needed")
+    tolerance = float(np.clip(3 * box.noise(coord) + 0.001, *_TOLERANCE_M))
+    found = faces.find(coord, tolerance, sight is not None)
+    if not found:
+        return Part(instance, coord, tolerance, None, "it shows no flat face")
+    company = contact.near(coord, cloud, owner, instance.id)
+    sides = box.sides(coord, found, up, tolerance, sight, company, ground)
+    reason = None
+    if sides.explained < _FLAT:
+        reason = f"it is no box: only {sides.explained:.0%} of its points lie on flat faces that stand at right angles"
+    elif len(found) == 1 and sides.straight < _STRAIGHT:
+        reason = "the one face that is seen is no rectangle"
+    return Part(instance, coord, tolerance, sides, reason)
+
+
+def _finish(
+    part: Part,
+    parts: Sequence[Part],
+    rest: Floats,
+    plane: Plane | None,
+    sight: Sight | None,
+    zero: Floats,
+    frame: Frame,
+) -> MeasuredBox:
+    """Return the measurement of an object, now that the others are known."""
+    if part.sides is None or part.reason is not None:
+        return refuse(part.instance, part.sides, part.reason or "")
+    sides = part.sides
+    low, high = list(sides.low), list(sides.high)
+    if sides.axes.standing and plane is not None:
+        low[2] = _bottom(part, parts, rest, plane, low[2], high[2])
+    return answer(part.instance, sides, low, high, zero, frame)
+
+
+def _bottom(
+    part: Part, parts: Sequence[Part], rest: Floats, plane: Plane, own: Side | None, top: Side | None
+) -> Side | None:
+    """Return where a standing box ends below: on the support, on a box beneath, or where its own sides end."""
+    assert part.sides is not None
+    center = part.coord.mean(axis=0)
+    reach = float(np.linalg.norm(part.coord - center, axis=1).max())
+    ground = plane.offset + support.beside(rest, plane, center, reach, _SUPPORT_TOLERANCE_M)
+    spread = 0.25 * part.tolerance
+    levels = [Side(ground, spread, "support")]
+    highest = top.position if top is not None else float(np.percentile(part.coord @ plane.normal, 98))
+    levels += [
+        Side(level, spread, "support")
+        for other in parts
+        if other is not part and (level := _top_beneath(other, part, plane, highest)) is not None
+    ]
+    tall = highest - max(level.position for level in levels)
+    reach_m = min(_CONTACT_M, 0.005 + _CONTACT * tall) + part.tolerance
+    if own is not None:
+        nearest = min(levels, key=lambda one: abs(one.position - own.position))
+        # What it stands on may be covered by it: then its sides end in the air.
+        return nearest if abs(nearest.position - own.position) < reach_m else own
+    beneath = max(levels, key=lambda one: one.position)
+    sides = [slot[0] for slot in part.sides.axes.faces[:2] if slot is not None]
+    if sides:
+        lowest = min(float(np.percentile(part.coord[face.rows] @ plane.normal, 3)) for face in sides)
+        if lowest - beneath.position > reach_m:
+            return None
+    return beneath
+
+
+def _top_beneath(other: Part, part: Part, plane: Plane, highest: float) -> float | None:
+    """Return how high the top of another box is on which this one may stand, along the support's normal."""
+    if other.sides is None or not other.sides.axes.standing or other.sides.axes.faces[2] is None:
+        return None
+    level = other.sides.high[2]
+    if level is None or level.position > highest - _BELOW_M:
+        return None
+    # How much of this box's points lie over the other's footprint.
+    rows = other.sides.axes.rows
+    inside = np.ones(len(part.coord), dtype=bool)
+    for axis in (0, 1):
+        along, own = part.coord @ rows[axis], other.coord @ rows[axis]
+        low, high = other.sides.low[axis], other.sides.high[axis]
+        inside &= along > (low.position if low else own.min()) - part.tolerance
+        inside &= along < (high.position if high else own.max()) + part.tolerance
+    return level.position if inside.mean() > _OVERLAP else None

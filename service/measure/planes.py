@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 
 _TRIPLES = 400
 _SAMPLE = 2000
@@ -88,6 +89,16 @@ def largest(coord: Floats, tolerance: float, reach: float | None = None) -> tupl
     best = int(votes.argmax())
     plane, near = refine(coord, Plane(normal[best], float(offset[best])), tolerance)
     return plane, int(near.sum())
+
+
+def thin(coord: Floats, cell_m: float) -> Floats:
+    """Return one of the points (n, 3) of each cell of a grid, in their order."""
+    if len(coord) == 0:
+        return coord
+    cells = np.floor((coord - coord.min(axis=0)) / cell_m).astype(np.int64)
+    width = cells.max(axis=0) + 1
+    _, first = np.unique((cells[:, 0] * width[1] + cells[:, 1]) * width[2] + cells[:, 2], return_index=True)
+    return coord[np.sort(first)]
 
 
 def _near(sample: Floats, first: Floats, other: Floats, reach: float) -> Floats:

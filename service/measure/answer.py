@@ -1,0 +1,142 @@
+"""The answer for one object: numbers with their uncertainty in the file's frame, or why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.measure.box import Side, Sides
+from service.measure.frame import Frame
+from service.measure.planes import Floats
+from service.values import BoxSize, Instance, MeasuredBox
+
+_AROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+_POSES = {None: "unknown", True: "standing", False: "leaning"}
+_LARGEST_M, _SMALLEST_M = 5.0, 0.01
+_SCALE = 0.003
+
+
+def refuse(instance: Instance, sides: Sides | None, reason: str) -> MeasuredBox:
+    """Return the answer for an object that cannot be measured, and why."""
+    if sides is None:
+        return MeasuredBox(instance, None, reason, (), "unknown")
+    known = [
+        high.position - low.position if low is not None and high is not None else np.inf
+        for low, high in zip(sides.low, sides.high, strict=True)
+    ]
+    names = _faces_seen(sides, *_upright(sides, np.array(known)))
+    return MeasuredBox(instance, None, reason, names, _POSES[sides.axes.standing])
+
+
+def answer(
+    instance: Instance,
+    sides: Sides,
+    low: Sequence[Side | None],
+    high: Sequence[Side | None],
+    zero: Floats,
+    frame: Frame,
+) -> MeasuredBox:
+    """Return the answer for an object whose sides are these.
+
+    Args:
+        instance: the object. sides: its frame and faces.
+        low, high: for each axis its ends; None: not known.
+        zero: (3,) metres, where the frame of the measurement has its zero in the file's.
+        frame: the file's.
+    """
+    ends = []
+    for axis in range(3):
+        begin, end = low[axis], high[axis]
+        if begin is None or end is None:
+            return refuse(instance, sides, _unknown(sides, axis))
+        ends.append((begin, end))
+    size = np.array([end.position - begin.position for begin, end in ends])
+    if size.min() < _SMALLEST_M or size.max() > _LARGEST_M:
+        return refuse(instance, sides, _implausible(size, frame))
+    sigma = np.array(
+        [
+            np.hypot(np.hypot(begin.sigma, end.sigma), _SCALE * edge)
+            for (begin, end), edge in zip(ends, size, strict=True)
+        ]
+    )
+    unsure = 1.645 * sigma
+    middle = np.array([(begin.position + end.position) / 2 for begin, end in ends])
+    center = middle @ sides.axes.rows + zero
+    height, above = _upright(sides, size)
+    order, rotation = _ordered(sides.axes.rows, size, height, above)
+    size, unsure = size[order], unsure[order]
+    signs = np.array([(*pair, height) for height in (-1, 1) for pair in _AROUND])
+    corners = center + (signs * size / 2) @ rotation
+    volume = float(size.prod())
+    unit = frame.metres_per_unit
+    made = BoxSize(
+        tuple(size.tolist()),
+        tuple(unsure.tolist()),
+        volume,
+        volume * float(np.sqrt(((unsure / size) ** 2).sum())),
+        tuple((center / unit).tolist()),
+        tuple(tuple(row) for row in rotation.tolist()),
+        tuple(tuple(row) for row in (corners / unit).tolist()),
+    )
+    names = _faces_seen(sides, height, above)
+    return MeasuredBox(instance, made, None, names, _POSES[sides.axes.standing])
+
+
+def _upright(sides: Sides, size: Floats) -> tuple[int, int]:
+    """Return the axis of the height, and 1 or -1: which of its ends is above.
+
+    Where nothing says which way is up the height is the shortest edge, and a face that is seen at its end is the top.
+    """
+    up = sides.up
+    if up is not None:
+        along = sides.axes.rows @ up
+        axis = 2 if sides.axes.standing else int(np.abs(along).argmax())
+        return axis, 1 if along[axis] >= 0 else -1
+    axis = int(size.argmin())
+    slot = sides.axes.faces[axis]
+    return axis, 1 if slot is None else slot[1]
+
+
+def _ordered(rows: Floats, size: Floats, height: int, above: int) -> tuple[list[int], Floats]:
+    """Return which axes are length, width and height, and these as a right-handed frame."""
+    first, second = (axis for axis in range(3) if axis != height)
+    length, width = (first, second) if size[first] >= size[second] else (second, first)
+    up = rows[height] * above
+    return [length, width, height], np.stack([rows[length], np.cross(up, rows[length]), up])
+
+
+def _faces_seen(sides: Sides, height: int, above: int) -> tuple[str, ...]:
+    """Return the names of the faces that were seen; front is the side of most points, the others follow from it."""
+    rows = sides.axes.rows
+    seen = [(len(slot[0]), axis, slot[1]) for axis, slot in enumerate(sides.axes.faces) if slot is not None]
+    front: Floats | None = None
+    names = []
+    for _points, axis, sign in sorted(seen, reverse=True):
+        normal = sign * rows[axis]
+        if axis == height:
+            names.append("top" if sign == above else "bottom")
+        elif front is None:
+            front = normal
+            names.append("front")
+        else:
+            right = np.cross(-front, above * rows[height])
+            names.append("right" if normal @ right > 0 else "left")
+    return tuple(names)
+
+
+def _unknown(sides: Sides, axis: int) -> str:
+    """Return why an edge of the box is not known."""
+    if axis in sides.cut:
+        return "the edge of the view cuts it off: it may be larger than what is seen"
+    if axis in sides.hidden:
+        return "something in front hides where it ends"
+    return "too few of its faces are seen to know its size in every direction"
+
+
+def _implausible(size: Floats, frame: Frame) -> str:
+    edges = " x ".join(f"{edge:.3g}" for edge in sorted(size.tolist(), reverse=True))
+    unit = f"with {frame.metres_per_unit:g} m per unit"
+    if size.max() > _LARGEST_M:
+        return f"it would be {edges} m {unit}: are the coordinates in millimetres? Then say units=mm"
+    return f"it would be {edges} m {unit}: are the coordinates in metres? Then say units=m"

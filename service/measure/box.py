@@ -1,0 +1,264 @@
+"""The box that an object's faces are faces of: where each of its six sides is, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from service.measure import edges, faces
+from service.measure.contact import Company, touched
+from service.measure.edges import Edge
+from service.measure.faces import Axes, Face
+from service.measure.planes import Floats, Plane
+from service.measure.sight import Sight, cut_off, hidden
+
+_PATCH = 0.08
+_GLANCE = 0.12
+_AHEAD = (1.5, 3.0, 5.0)
+_DIFFER_M = 0.008
+_LEAST_FREE = 0.25
+_STRAIGHT = 0.4
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where one side of a box is.
+
+    Attributes:
+        position: metres along its axis, from zero.
+        sigma: metres, by how much it may err.
+        source: plane: its face was seen; edge: a neighbouring face ends there; support: it stands on something.
+    """
+
+    position: float
+    sigma: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is known of a box's six sides.
+
+    Attributes:
+        axes: the box's frame.
+        up: (3,) normal of the support; None: not known.
+        low, high: for each axis the side at its end, None: not known.
+        hidden: axes an end of which something in front hides. cut: the same of the edge of the view.
+        straight: least share of straight edges of its largest face.
+        explained: share of its points that lie on its faces.
+    """
+
+    axes: Axes
+    up: Floats | None
+    low: tuple[Side | None, ...]
+    high: tuple[Side | None, ...]
+    hidden: frozenset[int]
+    cut: frozenset[int]
+    straight: float
+    explained: float
+
+
+def noise(coord: Floats) -> float:
+    """Return the noise of points (n, 3) across their surface: that of its flat patches, metres."""
+    seeds = coord[:: max(1, len(coord) // 60)]
+    sample = coord[:: max(1, len(coord) // 4000)]
+    extent = float(np.linalg.norm(np.subtract(*np.percentile(sample, [97, 3], axis=0))))
+    found = []
+    for seed in seeds:
+        away = ((sample - seed) ** 2).sum(axis=1)
+        patch = sample[away < (_PATCH * extent) ** 2]
+        if len(patch) >= 10:
+            found.append(float(np.linalg.eigvalsh(np.cov(patch.T))[0]))
+    return float(np.sqrt(max(np.percentile(found, 30), 0.0))) if found else 0.002
+
+
+def sides(
+    coord: Floats,
+    found: Sequence[Face],
+    up: Floats | None,
+    tolerance: float,
+    sight: Sight | None,
+    company: Company,
+    ground: Plane | None,
+) -> Sides:
+    """Return what the object's own points tell of the box's sides.
+
+    Args:
+        coord: (n, 3) metres, the object's points.
+        found: its faces, at least one.
+        up: (3,) normal of the support.
+        tolerance: metres from a face within which points lie on it.
+        sight: what the sensor saw, where it stood at zero.
+        company: what is near the object. ground: the support.
+    """
+    axes = faces.frame(coord, found, up, tolerance)
+    on_faces = {axis: _flat(coord, slot[0], sight) for axis, slot in enumerate(axes.faces) if slot is not None}
+    if len(on_faces) == 1:
+        ((axis, flat),) = on_faces.items()
+        axes = _headed(axes, axis, flat.straight)
+    low: list[Side | None] = [None, None, None]
+    high: list[Side | None] = [None, None, None]
+    blocked: dict[str, set[int]] = {"hidden": set(), "cut": set()}
+    straight = 1.0
+    largest = max(on_faces, key=lambda axis: len(on_faces[axis].straight))
+    for axis in range(3):
+        slot = axes.faces[axis]
+        for sign, ends in ((-1, low), (1, high)):
+            if slot is not None and slot[1] == sign:
+                ends[axis] = _plane_side(coord[slot[0].rows], axes.rows[axis])
+                continue
+            found_edges = []
+            for face_axis, flat in on_faces.items():
+                if face_axis == axis:
+                    continue
+                edge, why = _edge(flat, axes, axis, sign, face_axis, tolerance, sight, company, ground)
+                if why:
+                    blocked[why].add(axis)
+                if edge is not None:
+                    found_edges.append(edge)
+                    if face_axis == largest:
+                        straight = min(straight, edge.straight)
+            if found_edges:
+                ends[axis] = _edge_side(found_edges, sign)
+    explained = sum(len(face) for face in found) / len(coord)
+    unknown = {axis for axis in range(3) if low[axis] is None or high[axis] is None}
+    hides, cuts = (frozenset(blocked[why] & unknown) for why in ("hidden", "cut"))
+    return Sides(axes, up, tuple(low), tuple(high), hides, cuts, straight, explained)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A face's points on its plane.
+
+    Attributes:
+        straight: (k, 3) metres, by the shortest way.
+        beams: (k, 3) metres, along the beams they came by, which undoes the noise along those; None: not known.
+    """
+
+    straight: Floats
+    beams: Floats | None
+
+    def towards(self, direction: Floats) -> Floats:
+        """Return the points (k, 3) for the edge that lies in a direction (3,).
+
+        Beyond an edge that is turned to the sensor another face begins, and what is of that one must not be carried
+        along a beam: it would lie outside.
+        """
+        if self.beams is None or direction @ self.straight.mean(axis=0) < 0:
+            return self.straight
+        return self.beams
+
+
+def _flat(coord: Floats, face: Face, sight: Sight | None) -> Flat:
+    """Return a face's points on its plane."""
+    own = coord[face.rows]
+    normal, offset = face.plane.normal, face.plane.offset
+    away = own @ normal
+    straight = own - np.outer(away - offset, normal)
+    if sight is None:
+        return Flat(straight, None)
+    steep = np.abs(away) > _GLANCE * np.linalg.norm(own, axis=1)
+    along = own * (offset / np.where(steep, away, 1.0))[:, None]
+    return Flat(straight, np.where(steep[:, None], along, straight))
+
+
+def _headed(axes: Axes, axis: int, flat: Floats) -> Axes:
+    """Return the frame turned about the one face's normal until its outline is a rectangle along the others."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    place = np.stack([flat @ axes.rows[first], flat @ axes.rows[second]], axis=1)
+    place = place - place.mean(axis=0)
+
+    def turned(angle: float) -> Floats:
+        c, s = np.cos(angle), np.sin(angle)
+        found: Floats = place @ np.array([[c, -s], [s, c]])
+        return found
+
+    def area(angle: float) -> float:
+        span = np.subtract(*np.percentile(turned(angle), [99, 1], axis=0))
+        return float(span[0] * span[1])
+
+    best = min(np.radians(np.arange(0.0, 90.0, 3.0)), key=area)
+    for step in (1.0, 0.3):
+        best = min(best + np.radians(np.arange(-4, 5) * step), key=area)
+    for _ in range(3):
+        best += _skew(turned(best))
+    c, s = np.cos(best), np.sin(best)
+    rows = axes.rows.copy()
+    rows[first] = c * axes.rows[first] + s * axes.rows[second]
+    rows[second] = -s * axes.rows[first] + c * axes.rows[second]
+    return replace(axes, rows=rows)
+
+
+def _skew(place: Floats) -> float:
+    """Return the angle by which the edges of an outline (n, 2) are turned, on average, the surer ones more."""
+    total, weights = 0.0, 0.0
+    for axis, sign, turn in ((0, 1, -1), (0, -1, -1), (1, 1, 1), (1, -1, 1)):
+        strips = edges.cut(sign * place[:, axis], place[:, 1 - axis])
+        edge = None if strips is None else edges.settle(strips, np.ones(len(strips.top), dtype=bool), 0.0)
+        if edge is not None:
+            weight = edge.straight / edge.slope_sigma**2
+            total += weight * turn * sign * edge.slope
+            weights += weight
+    return float(np.clip(total / weights, -0.05, 0.05)) if weights else 0.0
+
+
+def _plane_side(coord: Floats, axis: Floats) -> Side:
+    """Return the side whose face has these points (k, 3)."""
+    along = coord @ axis
+    position = float(np.median(along))
+    spread = 1.4826 * float(np.median(np.abs(along - position)))
+    kept = along[np.abs(along - position) < 3 * spread + 1e-6]
+    # Neighbouring points err alike.
+    return Side(float(kept.mean()), float(spread / np.sqrt(max(1.0, len(kept) / 20))), "plane")
+
+
+def _edge(
+    face: Flat,
+    axes: Axes,
+    axis: int,
+    sign: int,
+    face_axis: int,
+    tolerance: float,
+    sight: Sight | None,
+    company: Company,
+    ground: Plane | None,
+) -> tuple[Edge | None, str]:
+    """Return where a face ends along an axis, or what keeps that from being seen: hidden, cut, or nothing."""
+    rows, slot = axes.rows, axes.faces[face_axis]
+    assert slot is not None
+    towards, beside, out = sign * rows[axis], rows[3 - axis - face_axis], slot[1] * rows[face_axis]
+    flat = face.towards(towards)
+    strips = edges.cut(flat @ towards, flat @ beside)
+    if strips is None:
+        return None, ""
+    level = float(np.median(flat @ out))
+    free = ~touched(company, strips, (towards, beside, out), level, tolerance)
+    if sight is not None:
+        foot = np.outer(strips.along, beside) + level * out
+        inside = ~cut_off(sight, foot + np.outer(strips.top, towards))
+        if inside.mean() < _LEAST_FREE:
+            return None, "cut"
+        free &= inside
+        for ahead in _AHEAD:
+            beyond = foot + np.outer(strips.top + ahead * strips.gap, towards)
+            # Where the ground begins the face ends, though the ground then lies before the face's plane.
+            above = np.ones(len(free), dtype=bool) if ground is None else ground.height(beyond) > 0.5 * tolerance
+            free &= ~(hidden(sight, beyond, 0.003 + tolerance) & above)
+    if free.mean() < _LEAST_FREE:
+        return None, "hidden"
+    edge = edges.settle(strips, free, 0.0 if sight is not None else 0.3 * tolerance)
+    return (None, "hidden") if edge is not None and edge.straight < _STRAIGHT else (edge, "")
+
+
+def _edge_side(found: Sequence[Edge], sign: int) -> Side:
+    """Return the side where faces end: their weighted mean, or the outermost where they disagree."""
+    position = np.array([edge.position + 0.7 * edge.gap for edge in found])
+    sigma = np.array([np.hypot(edge.sigma, 0.4 * edge.gap) for edge in found])
+    if np.ptp(position) > max(_DIFFER_M, 3 * float(np.hypot.reduce(sigma))):
+        # Something unnoticed cuts a face short more often than anything makes it longer.
+        keep = position > position.max() - 1e-9
+        position, sigma = position[keep], sigma[keep]
+    weight = 1 / sigma**2
+    return Side(sign * float((weight * position).sum() / weight.sum()), float(1 / np.sqrt(weight.sum())), "edge")
