@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from benchmarks.load import Connection, infer, post
-from benchmarks.running import serving, show
+from benchmarks.running import Running, serving, show
 from benchmarks.stub_model import points
 
 POINTS = 10_000_000
@@ -66,46 +66,43 @@ def peak_of(process: psutil.Process, ended: threading.Event) -> int:
     return peak
 
 
+def requests_of(count: int) -> dict[str, bytes]:
+    """Return a cloud of so many points in the forms in which clients send it."""
+    cloud = points(count)
+    file = io.BytesIO()
+    np.save(file, cloud)
+    kind = "application/octet-stream"
+    return {
+        "/v2 infer, binary tensors": infer(cloud, "stub"),
+        "/v1/segment, NPY in, JSON out": post("/v1/segment", file.getvalue(), kind),
+        "/v1/segment, NPY in, NPZ out": post("/v1/segment?output=npz", file.getvalue(), kind),
+    }
+
+
+def extra(running: Running, request: bytes) -> tuple[int, float]:
+    """Send a request; return its status, and the most that the web process held for it, in bodies."""
+    web, peaks, ended = running.web(), [], threading.Event()
+    Connection(running.port).ask(infer(points(1000), "stub"))
+    before = held_bytes(web)
+    watcher = threading.Thread(target=lambda: peaks.append(peak_of(web, ended)))
+    watcher.start()
+    status = Connection(running.port).ask(request).status
+    ended.set()
+    watcher.join()
+    return status, (peaks[0] - before) / len(request)
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    cloud = points(POINTS)
-    file = io.BytesIO()
-    np.save(file, cloud)
-    kind = "application/octet-stream"
-    forms = {
-        "/v2 infer, binary tensors": infer(cloud, "stub"),
-        "/v1/segment, NPY in, JSON out": post("/v1/segment", file.getvalue(), kind),
-        "/v1/segment, NPY in, NPZ out": post("/v1/segment?output=npz", file.getvalue(), kind),
-    }
-    small = infer(points(1000), "stub")
     rows = []
     with serving(1.0, READER_MEMORY_BYTES=str(8 << 30)) as running:
-        web = running.web()
-        for name, request in forms.items():
-            extras = []
-            status = 0
-            for _ in range(arguments.repeats):
-                Connection(running.port).ask(small)
-                before, peaks, ended = held_bytes(web), [], threading.Event()
-                watcher = threading.Thread(target=lambda e=ended, p=peaks: p.append(peak_of(web, e)))  # type: ignore[misc]
-                watcher.start()
-                status = Connection(running.port).ask(request).status
-                ended.set()
-                watcher.join()
-                extras.append((peaks[0] - before) / len(request))
-            worst = max(extras)
-            rows.append(
-                (
-                    name,
-                    str(status),
-                    f"{len(request) / 1e6:.0f} MB",
-                    f"{worst * len(request) / 1e6:.0f} MB",
-                    f"{worst:.3f}x",
-                )
-            )
+        for name, request in requests_of(POINTS).items():
+            statuses, extras = zip(*(extra(running, request) for _ in range(arguments.repeats)), strict=True)
+            size, worst = len(request) / 1e6, max(extras)
+            rows.append((name, str(max(statuses)), f"{size:.0f} MB", f"{worst * size:.0f} MB", f"{worst:.3f}x"))
     columns = ("request", "status", "body", "extra memory, peak", "of the body")
     show("one large body; must 1.3x, goal 1.05x", columns, rows)
 

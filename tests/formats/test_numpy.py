@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import zipfile
@@ -162,6 +163,21 @@ def test_bad_arrays(data: bytes, error: type[Exception], said: str) -> None:
     with pytest.raises(error) as caught:
         read(data, "npy")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("coordinate", "kind"), [(0.5, "<f4"), (0.1, "<f8"), (float("nan"), "<f4"), (1e300, "<f8")])
+def test_coordinates_are_written_exactly_and_no_longer_than_that_takes(coordinate: float, kind: str) -> None:
+    cloud = make_cloud(1000)
+    coord = np.round(cloud.coord * 8) / 8
+    coord[0, 0] = coordinate
+    data = written(dataclasses.replace(cloud, coord=coord), make_labels(1000), "npz")
+    with np.load(io.BytesIO(data)) as archive:
+        assert archive["coord"].dtype.str == kind
+        np.testing.assert_array_equal(archive["coord"], coord)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        sizes = {entry.filename: (entry.file_size, entry.compress_size) for entry in archive.infolist()}
+    assert sizes["coord.npy"][0] == sizes["coord.npy"][1]
+    assert sizes["label.npy"][1] < sizes["label.npy"][0] / 2
 
 
 @pytest.mark.parametrize("compressed", [False, True])
