@@ -235,6 +235,10 @@ def segmentation_message(segmentation: Segmentation) -> dict[str, Any]:
     }
 
 
+TASKS = ("segment", "classify", "embed")
+"""A label for each point; one class for a cloud; features of each point."""
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What a user should know of a model before sending it a cloud.
@@ -249,6 +253,7 @@ class ModelCard:
         parameters: number of weights.
         source: where the weights came from.
         about: free text fields (training data, accuracy, licence), shown as they are.
+        tasks: what it can do, out of TASKS; the first is what it was made for.
     """
 
     name: str
@@ -260,3 +265,4 @@ class ModelCard:
     parameters: int
     source: str
     about: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ("segment",)

@@ -69,6 +69,7 @@ def card_from(values: Mapping[str, Any]) -> ModelCard:
             parameters=int(values["parameters"]),
             source=str(values["source"]),
             about=dict(values.get("about", {})),
+            tasks=tuple(str(task) for task in values.get("tasks", ("segment",))),
         )
     except KeyError as error:
         raise InternalError(f"The card of model {values.get('name')!r} lacks the field {error}.") from error
@@ -82,6 +83,7 @@ def card_message(card: ModelCard) -> dict[str, Any]:
     values["classes"] = [{"id": c.id, "name": c.name, "color": list(c.color)} for c in card.classes]
     values["inputs"] = list(card.inputs)
     values["about"] = dict(card.about)
+    values["tasks"] = list(card.tasks)
     return values
 
 

@@ -14,6 +14,7 @@ from service.errors import InternalError, ServiceError
 from service.models import (
     classifier,
     context_aware,
+    encoders,
     entries,
     instance_segmentor,
     litept,
@@ -52,6 +53,10 @@ FAMILIES: Mapping[str, Builder] = {
     "DefaultSegmentor": segmentor.build,
     "DefaultSegmentorV2": segmentor.build_v2,
     "DefaultClassifier": classifier.build,
+    "Sonata-v1m1": encoders.build,
+    "Sonata-v1m2": encoders.build,
+    "Concerto-v1m1": encoders.build,
+    "Utonia-v1m1": encoders.build,
     "InstanceSegmentor": instance_segmentor.build,
     "SpUNet-v1m1": spunet.build,
     "SpUNet-v1m2": spunet_v1m2.build,

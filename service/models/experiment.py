@@ -13,7 +13,7 @@ from torch import nn
 
 from service import transforms
 from service.errors import ServiceError, UnusableModel
-from service.models import checkpoint, config, conventions, generation, pipeline
+from service.models import checkpoint, config, conventions, encoders, generation, pipeline
 from service.models.batch import collate
 from service.models.layers.engine import EngineName
 from service.models.layers.engine import engine as choose_engine
@@ -27,15 +27,6 @@ MAX_CLASSES = 10_000
 MAX_NUMBER = 100_000
 """Largest number in a network's configuration: of channels, blocks, cells. A larger one would be built for hours."""
 _SHOWN = 5
-
-# sonata/transform.py, default(), of facebookresearch/sonata.
-_SONATA = (
-    {"type": "CenterShift", "apply_z": True},
-    {"type": "GridSample", "grid_size": 0.02},
-    {"type": "NormalizeColor"},
-    {"type": "Collect", "feat_keys": ("coord", "color", "normal")},
-)
-_SONATA_CHANNELS = 9
 
 
 @dataclass(frozen=True)
@@ -95,10 +86,11 @@ class Experiment:
         found = _carried(weights, stored) if configuration is None else config.read(configuration)
         plan = self._plan(*found)
         # Before a configuration's network is made in earnest, whatever its size.
-        _fit(plan.empty, stored.weights, weights)
+        own = encoders.weights_of(plan.empty, stored.weights)
+        _fit(plan.empty, own, weights)
         layers = choose_engine(engine, device)
         network: Any = self._build(plan.network, Site(layers, self.families, plan.generation))
-        network.load_state_dict(stored.weights, strict=True)
+        network.load_state_dict(own, strict=True)
         network.eval()
         if layers.folds and hasattr(network, "fold"):
             network.fold()
@@ -126,6 +118,7 @@ class Experiment:
         )
 
     def _plan(self, values: Mapping[str, Any], notes: tuple[str, ...]) -> Plan:
+        values, completed = encoders.complete(values)
         network = values.get("model")
         if not isinstance(network, Mapping):
             raise UnusableModel(f"The configuration of {self.name} has no `model`.")
@@ -141,19 +134,21 @@ class Experiment:
             empty = self._build(network, site)
         backbone = network.get("backbone")
         inner = backbone if isinstance(backbone, Mapping) else network
-        width = inner.get("in_channels")
+        built: Any = getattr(empty, "backbone", empty)
+        width = getattr(built, "reads", inner.get("in_channels"))
+        tasks = tuple(getattr(empty, "tasks", ("segment",)))
         try:
             recipe, more = pipeline.recipe(values, known.generation != "v1.6", width)
         except ValueError as error:
             raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
-        labels, guessed = _labels(values, network, self.name)
+        labels, guessed = ([], []) if tasks == ("embed",) else _labels(values, network, self.name)
         if width is not None and width != recipe.width:
             parts = ", ".join(f"{name} ({FEATURES[name]})" for name in recipe.features)
             raise UnusableModel(
                 f"The network of {self.name} reads {width!r} input channels, and its transforms make {recipe.width}: "
                 f"{parts}."
             )
-        warnings = [*notes, *more, *guessed]
+        warnings = [*notes, *completed, *more, *guessed]
         if not known.sure and _matters(inner, recipe):
             warnings.append(
                 f"Which Pointcept trained this model is not known: {known.generation} was assumed, for "
@@ -163,7 +158,7 @@ class Experiment:
         family = str(inner.get("type"))
         card = ModelCard(
             name=self.name,
-            title=f"{network.get('type')} of {family}, {len(labels)} classes",
+            title=_title(str(network.get("type")), family, len(labels)),
             family=family,
             classes=conventions.classes(labels),
             inputs=recipe.features,
@@ -176,6 +171,7 @@ class Experiment:
                 "generation_known": f"because {known.how}",
                 "warnings": warnings,
             },
+            tasks=tasks,
         )
         return Plan(network, recipe, card, known.generation, empty)
 
@@ -211,47 +207,51 @@ class Experiment:
             np.zeros(len(coord), np.float32),
         )
         try:
-            logits = model.forward(collate(transforms.prepare(cloud, model.recipe, model.device).tiles))
+            batch = collate(transforms.prepare(cloud, model.recipe, model.device).tiles)
+            answer = model.forward(batch)
         except ServiceError:
             raise
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:
             raise UnusableModel(f"The model {self.name} fails on a made-up cloud: {error}") from error
-        if logits.ndim != 2 or logits.shape[1] != len(model.card.classes):
+        rows = 1 if "classify" in model.card.tasks else len(batch.feat)
+        if answer.ndim != 2 or len(answer) != rows:
             raise UnusableModel(
-                f"The network of {self.name} gives {logits.shape[-1]} numbers for each point, and its configuration "
-                f"names {len(model.card.classes)} classes."
+                f"The network of {self.name} gives an answer of the shape {tuple(answer.shape)} for a cloud of "
+                f"{len(batch.feat)} voxels; {rows} rows are wanted."
+            )
+        if model.card.classes and answer.shape[1] != len(model.card.classes):
+            raise UnusableModel(
+                f"The network of {self.name} gives {answer.shape[1]} numbers for each "
+                f"{'cloud' if rows == 1 else 'point'}, and its configuration names {len(model.card.classes)} classes."
             )
 
 
-def _carried(path: Path, stored: checkpoint.Checkpoint) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Return the configuration that a checkpoint carries, and what was taken for granted.
+def _title(network: str, family: str, classes: int) -> str:
+    """Return one line for a model's card."""
+    of = network if network == family else f"{network} of {family}"
+    return f"{of}, {classes} classes" if classes else f"{of}, features without classes"
 
-    One of a network alone, as Sonata's files carry, does not say what its input is: where it has as many channels as
-    Sonata's transforms make, it is these.
-    """
+
+def _carried(path: Path, stored: checkpoint.Checkpoint) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the configuration that a checkpoint carries, and what was taken for granted; see `encoders.complete`."""
     if stored.config is None:
         raise UnusableModel(
             f"The checkpoint {path} carries no configuration, and there is no config.py beside it or a folder above it."
         )
-    values = config.read_text(stored.config, f"in {path}") if isinstance(stored.config, str) else stored.config
+    values: Mapping[str, Any] = (
+        config.read_text(stored.config, f"in {path}") if isinstance(stored.config, str) else stored.config
+    )
     if "type" in values:
         values = {"model": values}
-    if "model" in values and "data" not in values and _in_channels(values["model"]) == _SONATA_CHANNELS:
-        note = "The checkpoint does not say what its input is: Sonata's transforms were taken."
-        return {**values, "data": {"val": {"transform": _SONATA}}}, (note,)
+    values, notes = encoders.complete(values, stored.weights)
     if "model" not in values:
         raise UnusableModel(
             f"The configuration in {path} has no `model`: it describes a network without a head "
             f"({', '.join(str(key) for key in list(values)[:_SHOWN])}, ...), which labels nothing."
         )
-    return values, ()
-
-
-def _in_channels(network: Any) -> Any:
-    inner = network.get("backbone", network) if isinstance(network, Mapping) else None
-    return inner.get("in_channels") if isinstance(inner, Mapping) else None
+    return values, notes
 
 
 def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:

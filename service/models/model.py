@@ -64,13 +64,24 @@ class Model:
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (M, C) float32 logits of a batch on the model's device, row for row."""
-        ready = replace(batch, feat=batch.feat.to(self.dtype), condition=self.recipe.condition)
+        """Return float32 logits of a batch on the model's device: (M, C), row for row, or of a classifier (B, C)."""
+        ready = self._ready(batch)
         with self._alone():
             logits: torch.Tensor = self._network(ready)
             if self._on_trial:
                 self._try(ready, logits)
         return logits.float()
+
+    @torch.inference_mode()
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Return the (M, F) float32 features of a batch's rows; only a model with the task `embed` has them."""
+        network: Any = self._network
+        with self._alone():
+            features: torch.Tensor = network.features(self._ready(batch))
+        return features.float()
+
+    def _ready(self, batch: Batch) -> Batch:
+        return replace(batch, feat=batch.feat.to(self.dtype), condition=self.recipe.condition)
 
     def _try(self, batch: Batch, exact: torch.Tensor) -> None:
         self._on_trial = False

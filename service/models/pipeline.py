@@ -10,8 +10,8 @@ from service.transforms.augment import Augmentation
 from service.transforms.recipe import Recipe
 from service.transforms.steps import Step, step
 
-_NOTHING = ("ToTensor", "Copy", "ShufflePoint")
-"""Transforms that change nothing here: labels are not carried, and the order of points does not matter."""
+_NOTHING = ("ToTensor", "Copy", "ShufflePoint", "InstanceParser")
+"""Transforms that change nothing here: what is true is not carried, and the order of points does not matter."""
 _MOVES = (
     "CenterShift",
     "PositiveShift",
@@ -22,6 +22,7 @@ _MOVES = (
     "RandomFlip",
 )
 _DROPS = {"RandomDropColor": "color", "RandomDropNormal": "normal"}
+_BEHIND = "data.test.test_cfg.post_transform"
 _OTHERS = ("NormalizeColor", "GridSample", "Update", "Collect")
 
 
@@ -46,6 +47,9 @@ def recipe(config: Mapping[str, Any], signed_colors: bool, width: int | None = N
     test, val = data.get("test"), data.get("val")
     if not isinstance(test, Mapping) or not isinstance(test.get("test_cfg"), Mapping):
         return _of_val(val, "data.val", signed_colors) if val else _of_val(test, "data.test", signed_colors)
+    behind = test["test_cfg"].get("post_transform")
+    if "voxelize" not in test["test_cfg"] and any(entry["type"] == "GridSample" for entry in _list(behind, _BEHIND)):
+        return _of_classifier(test, signed_colors)
     found, notes = _of_test(test, signed_colors)
     if width not in (None, found.width) and val:
         other, more = _of_val(val, "data.val", signed_colors)
@@ -60,11 +64,21 @@ def _of_test(test: Mapping[str, Any], signed_colors: bool) -> tuple[Recipe, tupl
     reader, testing = _Reader(signed_colors), test["test_cfg"]
     reader.read_before(test.get("transform"), "data.test.transform")
     reader.read_grid(testing.get("voxelize"), "data.test.test_cfg.voxelize")
-    reader.read_after(testing.get("post_transform"), "data.test.test_cfg.post_transform")
+    reader.read_after(testing.get("post_transform"), _BEHIND)
     reader.read_augmentations(testing.get("aug_transform", ()), "data.test.test_cfg.aug_transform")
     if testing.get("crop"):
         reader.notes.append("The configuration's test_cfg.crop is not carried out: large clouds are cut into tiles.")
     return reader.recipe(), tuple(reader.notes)
+
+
+def _of_classifier(test: Mapping[str, Any], signed_colors: bool) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe of the `data.test` of objects with one class each: its grid is one of the later transforms.
+
+    The votes of Pointcept's tester under augmentations are not offered.
+    """
+    entries = _list(test.get("transform", ()), "data.test.transform")
+    entries += _list(test["test_cfg"]["post_transform"], _BEHIND)
+    return _of_val({"transform": entries}, "data.test", signed_colors)
 
 
 def _of_val(part: Any, where: str, signed_colors: bool) -> tuple[Recipe, tuple[str, ...]]:
