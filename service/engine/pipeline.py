@@ -258,12 +258,14 @@ class Pipeline:
             self._answer(item.number, answer)
         voxels = sum(item.voxels for item in batch)
         self._batches.voxels_per_s.add(voxels, seconds)
+        timings = [answer.timing_ms for answer in answers if isinstance(answer, Segmentation)]
         report = {
             "model": first.model,
             "clouds": len(batch),
             "points": sum(item.points for item in batch),
             "voxels": voxels,
             "seconds": round(seconds, 6),
+            "stages": {stage: sum(t.get(stage, 0.0) for t in timings) / 1e3 for stage in ("prepare", "restore")},
             "batch_voxels": self._labeller.max_voxels(first.model),
             "memory": self._labeller.memory(),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,14 +12,14 @@ import structlog
 from service.engine.channel import ChannelClosed, Message, close_all
 from service.engine.device import Device
 from service.engine.lane import Lane
+from service.engine.lanes import Lanes
 from service.engine.memory import rss_bytes
+from service.engine.tally import Tally
 from service.engine.waiting import Deadly, Job, Queue
 from service.errors import DeadlineExceeded, FatalCloud, NotReady, Overloaded, ServiceError, from_message
 
 RESTART_S = (0.0, 1.0, 5.0, 15.0, 60.0)
 WATCH_S = 0.1
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Upper bounds of the histogram of clouds in a batch."""
 LOST = "the worker was lost and is being replaced"
 log = structlog.get_logger()
 
@@ -56,10 +55,8 @@ class Scheduler:
         self._deadly = Deadly()
         self._changed = threading.Condition()
         self._stopping = self._closed = self._was_ready = False
-        self._counts: Counter[str] = Counter()
-        self._batches: Counter[str] = Counter()
-        self._sizes: Counter[int] = Counter()
-        self._lanes: list[Lane] = []
+        self._tally = Tally()
+        self._lanes = Lanes()
         self._threads: list[threading.Thread] = []
         for device in devices:
             self._add(device)
@@ -67,7 +64,7 @@ class Scheduler:
 
     def _add(self, device: Device) -> None:
         lane = Lane(device)
-        self._lanes.append(lane)
+        self._lanes.add(lane)
         self._start(lambda: self._run(lane), f"lane {device.name}")
 
     def _start(self, target: Callable[[], None], name: str) -> None:
@@ -88,14 +85,15 @@ class Scheduler:
         with self._changed:
             self._refuse_unless_ready()
             if job in self._deadly:
-                self._counts["refused_fatal"] += 1
+                self._tally.events["refused_fatal"] += 1
                 raise FatalCloud("this cloud has ended the worker twice; it is not run again")
             try:
-                self._queue.add(job, time.monotonic(), self._cost_per_s(), self._ready_lanes(), self._ahead())
+                lanes = self._lanes
+                self._queue.add(job, time.monotonic(), lanes.cost_per_s(), lanes.ready(), lanes.ahead())
             except Overloaded:
-                self._counts["refused"] += 1
+                self._tally.events["refused"] += 1
                 raise
-            for lane in sorted(self._lanes, key=Lane.load):
+            for lane in self._lanes.by_load():
                 self._feed(lane)
 
     def check(self) -> None:
@@ -107,9 +105,9 @@ class Scheduler:
         with self._changed:
             self._refuse_unless_ready()
             try:
-                self._queue.check(0, self._cost_per_s() * self._ready_lanes(), self._ahead())
+                self._queue.check(0, self._lanes.cost_per_s() * self._lanes.ready(), self._lanes.ahead())
             except Overloaded:
-                self._counts["refused"] += 1
+                self._tally.events["refused"] += 1
                 raise
 
     def abandon(self, job: Job, count: str) -> None:
@@ -120,9 +118,9 @@ class Scheduler:
             count: why, as `status` counts it: "cancelled" or "expired".
         """
         with self._changed:
-            self._counts[count] += 1
+            self._tally.events[count] += 1
             job.abandoned = True
-            holder = next((lane for lane in self._lanes if job.number in lane.in_flight), None)
+            holder = self._lanes.holder(job)
             if holder is not None:
                 self._tell(holder, {"op": "cancel", "id": job.number})
                 return
@@ -140,7 +138,7 @@ class Scheduler:
         """Return the state ("loading", "ready", "failed", "stopping"), queue, devices and counts, as JSON values."""
         with self._changed:
             state, reason = self._state()
-            first, ahead = self._speaker(), self._ahead()
+            ahead = self._lanes.ahead()
             return {
                 "state": state,
                 "reason": reason,
@@ -148,16 +146,10 @@ class Scheduler:
                     "requests": len(self._queue) + len(ahead),
                     "points": self._queue.points + sum(job.points for job in ahead),
                 },
-                "device": first.device.about,
-                "environment": first.device.environment,
-                "worker_pid": first.device.pid,
-                "worker_starts": sum(lane.device.starts for lane in self._lanes),
-                "models": first.device.cards,
-                "workers": [lane.status() for lane in self._lanes],
-                "batches": {**self._batches, "sizes": {str(size): self._sizes[size] for size in SIZES}},
-                "counts": dict(self._counts),
-                "progress": {name: done for lane in self._lanes for name, done in lane.progress().items()},
-                "points_per_s": round(self._cost_per_s() * self._ready_lanes()),
+                **self._lanes.status(),
+                "batches": self._tally.batches(),
+                "batches_of_models": self._tally.of_models(),
+                "counts": dict(self._tally.events),
             }
 
     def models(self) -> list[str]:
@@ -167,7 +159,7 @@ class Scheduler:
             NotReady: no worker has said yet which there are.
         """
         with self._changed:
-            names = [str(card["name"]) for card in self._speaker().device.cards]
+            names = [str(card["name"]) for card in self._lanes.speaker().device.cards]
             if not names:
                 raise NotReady(self._state()[1], retry_after_s=5)
             return names
@@ -194,18 +186,10 @@ class Scheduler:
         with self._changed:
             self._refuse_all(NotReady("the service is shutting down"))
 
-    def _speaker(self) -> Lane:
-        """Return the lane that speaks for all of them: all have the same models."""
-        return next((lane for lane in self._lanes if lane.state == "ready"), self._lanes[0])
-
     def _state(self) -> tuple[str, str]:
         if self._stopping or self._closed:
             return "stopping", "the service is shutting down"
-        states = [lane.state for lane in self._lanes]
-        for state in ("ready", "loading", "failed"):
-            if state in states:
-                return state, self._lanes[states.index(state)].reason
-        raise AssertionError(states)
+        return self._lanes.state()
 
     def _refuse_unless_ready(self) -> None:
         state, reason = self._state()
@@ -213,16 +197,6 @@ class Scheduler:
             raise NotReady("the service is shutting down")
         if state == "failed" or not self._was_ready:
             raise NotReady(reason, retry_after_s=5)
-
-    def _ready_lanes(self) -> int:
-        return max(1, sum(lane.state == "ready" for lane in self._lanes))
-
-    def _ahead(self) -> list[Job]:
-        """Return the jobs that have left the queue and do not run yet."""
-        return [job for lane in self._lanes for job in lane.waiting()]
-
-    def _cost_per_s(self) -> float:
-        return sum(lane.rate.per_s() for lane in self._lanes) / len(self._lanes)
 
     def _run(self, lane: Lane) -> None:
         """Keep one device's worker running and hear what it says."""
@@ -275,7 +249,7 @@ class Scheduler:
                 return
             now = time.monotonic()
             if now >= job.deadline:
-                self._counts["expired"] += 1
+                self._tally.events["expired"] += 1
                 _fail(job, DeadlineExceeded("the deadline passed while the request waited for the device"))
                 continue
             lane.take(job, now)
@@ -305,7 +279,7 @@ class Scheduler:
                 return
             if "report" in message:
                 lane.count(message["report"], now)
-                self._count_batch(message["report"])
+                self._tally.add(message["report"])
                 return
             job = lane.finish(message["id"], now)
             if job is None or job.abandoned:
@@ -321,12 +295,6 @@ class Scheduler:
                 job.close()
             self._feed(lane)
 
-    def _count_batch(self, report: Message) -> None:
-        self._batches["count"] += 1
-        for name in ("clouds", "points", "voxels", "seconds"):
-            self._batches[name] += report.get(name, 0)
-        self._sizes[next((size for size in SIZES if report.get("clouds", 1) <= size), SIZES[-1])] += 1
-
     def _lose(self, lane: Lane) -> None:
         """Take the jobs of a worker that ended back, to be run again one by one when there is a new one."""
         ending = lane.device.close()
@@ -336,7 +304,7 @@ class Scheduler:
             if self._closed:
                 self._end(jobs, NotReady("the service is shutting down"))
                 return
-            self._counts["lost"] += 1
+            self._tally.events["lost"] += 1
         log.error("worker lost", device=lane.device.name, ending=ending, jobs=[_id(job) for job in jobs])
         # Alone: who else should have ended it. The digest of a large cloud takes its time: no lock is held for it.
         fatal = len(jobs) == 1 and self._deadly.add(jobs[0], ending)
@@ -345,11 +313,11 @@ class Scheduler:
                 if job.abandoned:
                     job.close()
                 elif fatal:
-                    self._counts["fatal"] += 1
+                    self._tally.events["fatal"] += 1
                     _fail(job, FatalCloud(f"the worker ended twice while it held this cloud ({ending})"))
                 else:
                     job.retried = True
-                    self._counts["retried"] += 1
+                    self._tally.events["retried"] += 1
                     lane.retries.append(job)
 
     def _watch(self) -> None:
@@ -364,10 +332,10 @@ class Scheduler:
                     if lane.state != "ready":
                         continue
                     if lane.hangs(now, self._silence_s):
-                        self._counts["hung"] += 1
+                        self._tally.events["hung"] += 1
                         lane.device.kill(f"killed because it said nothing for {now - lane.heard:.0f} s")
                     elif lane.rss_bytes > self._worker_memory_bytes:
-                        self._counts["out_of_memory"] += 1
+                        self._tally.events["out_of_memory"] += 1
                         limit = self._worker_memory_bytes >> 20
                         lane.device.kill(f"killed because it took more than {limit} MB of memory")
                     else:
