@@ -40,11 +40,13 @@ class Wishes:
         scores: class probabilities, and confidence with them.
         confidence: the probability of the chosen class.
         tta: `none`, one pass; `full`, the test-time procedure of the model's recipe.
+        condition: the dataset whose norms, head and classes shall be used; None: the one of the model's configuration.
     """
 
     scores: bool = False
     confidence: bool = False
     tta: str = "none"
+    condition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceE
         return MalformedRequest(f"the model {model.card.name} has no test-time augmentations: use tta=none")
 
     def work() -> Ready:
+        model.under(wishes.condition)
         started = time.perf_counter()
         if wishes.tta == "full":
             scene = fragments.scene(cloud, model.recipe, model.device)
@@ -119,6 +122,8 @@ def label(
     """
     if ready is None:
         ready = [prepare(model, cloud, wish) for cloud, wish in zip(clouds, wishes, strict=True)]
+    if any(wish.condition is not None for wish in wishes):
+        return _label_each_condition(model, clouds, wishes, ready, max_voxels, tick, spare)
     results: list[Segmentation | ServiceError | None] = [r if isinstance(r, ServiceError) else None for r in ready]
     waiting = []
     for index, one in enumerate(ready):
@@ -136,6 +141,36 @@ def label(
         if isinstance(failure, OutOfMemory):
             results[index] = _rescue(model, clouds[index], wishes[index], ready[index], failure, tick, spare)
     return [result for result in results if result is not None]
+
+
+def _label_each_condition(
+    model: Model,
+    clouds: Sequence[PointCloud],
+    wishes: Sequence[Wishes],
+    ready: Sequence[Ready | ServiceError],
+    max_voxels: int | None,
+    tick: Tick,
+    spare: Callable[[], Model] | None,
+) -> list[Segmentation | ServiceError]:
+    """Label clouds of which those of one condition go through the network together."""
+    results: dict[int, Segmentation | ServiceError] = {}
+    for condition in dict.fromkeys(wish.condition for wish in wishes):
+        rows = [row for row, wish in enumerate(wishes) if wish.condition == condition]
+        told = _guarded(model, lambda condition=condition: model.under(condition))  # type: ignore[misc]
+        if isinstance(told, ServiceError):
+            results |= dict.fromkeys(rows, told)
+            continue
+        answers = label(
+            told,
+            [clouds[row] for row in rows],
+            [dataclasses.replace(wishes[row], condition=None) for row in rows],
+            ready=[ready[row] for row in rows],
+            max_voxels=max_voxels,
+            tick=tick,
+            spare=None if spare is None else lambda condition=condition: spare().under(condition),  # type: ignore[misc]
+        )
+        results |= dict(zip(rows, answers, strict=True))
+    return [results[row] for row in range(len(wishes))]
 
 
 def _rescue(
@@ -175,7 +210,9 @@ def _label_in_tiles(model: Model, cloud: PointCloud, wishes: Wishes, max_voxels:
     prepared_at = time.perf_counter()
     logits = [model.forward(collate([tile]).to(model.device)).cpu() for tile in prepared.tiles]
     forwarded_at = time.perf_counter()
-    result = transforms.restore(prepared, logits, model.card, scores=wishes.scores, confidence=wishes.confidence)
+    result = transforms.restore(
+        prepared, logits, model.card, scores=wishes.scores, confidence=wishes.confidence, groups=model.grouping
+    )
     ended = time.perf_counter()
     return _timed(result, prepared_at - started, forwarded_at - prepared_at, ended - forwarded_at)
 
@@ -250,7 +287,12 @@ def _restore(
     result = _guarded(
         model,
         lambda: transforms.restore(
-            one.prepared, logits, model.card, scores=wishes.scores, confidence=wishes.confidence
+            one.prepared,
+            logits,
+            model.card,
+            scores=wishes.scores,
+            confidence=wishes.confidence,
+            groups=model.grouping,
         ),
     )
     if isinstance(result, ServiceError):

@@ -13,14 +13,15 @@ from torch import nn
 
 from service import transforms
 from service.errors import ServiceError, UnusableModel
-from service.models import checkpoint, config, conventions, encoders, generation, pipeline
+from service.models import checkpoint, config, conventions, datasets, encoders, generation, pipeline, texts
 from service.models.batch import collate
 from service.models.layers.engine import EngineName
 from service.models.layers.engine import engine as choose_engine
 from service.models.model import Model
 from service.models.site import Builder, Generation, Site
+from service.transforms import grouping
 from service.transforms.recipe import FEATURES, Recipe
-from service.values import ModelCard, PointCloud
+from service.values import ClassInfo, ModelCard, PointCloud
 
 CHECKPOINTS = ("model_best.pth", "model_last.pth")
 MAX_CLASSES = 10_000
@@ -38,6 +39,7 @@ class Plan:
         recipe: what its input looks like.
         card: what may be said of it before its weights are there; `parameters` are counted.
         generation: which Pointcept trained it.
+        conditions: the datasets that the network was trained for, and the classes of each; empty: it knows none.
         empty: the network without numbers, on the device meta.
     """
 
@@ -45,6 +47,7 @@ class Plan:
     recipe: Recipe
     card: ModelCard
     generation: Generation
+    conditions: Mapping[str, tuple[ClassInfo, ...]]
     empty: nn.Module
 
 
@@ -69,9 +72,9 @@ class Experiment:
         try:
             weights, configuration = self._files()
             if configuration is None:
-                return self._plan(*_carried(weights, checkpoint.load(weights))).card
+                return self.plan(*_carried(weights, checkpoint.load(weights))).card
             checkpoint.inspect(weights)
-            return self._plan(*config.read(configuration)).card
+            return self.plan(*config.read(configuration)).card
         except ServiceError as error:
             return error
 
@@ -84,19 +87,36 @@ class Experiment:
         weights, configuration = self._files()
         stored = checkpoint.load(weights)
         found = _carried(weights, stored) if configuration is None else config.read(configuration)
-        plan = self._plan(*found)
+        plan = self.plan(*found)
         # Before a configuration's network is made in earnest, whatever its size.
         own = encoders.weights_of(plan.empty, stored.weights)
+        own = texts.complete(plan.empty, own, weights, configuration)
         _fit(plan.empty, own, weights)
+        origin = {"file": weights.name, "sha256": checkpoint.digest(weights), **stored.about}
+        card = replace(plan.card, about={**plan.card.about, "checkpoint": origin})
+        return self.assemble(replace(plan, card=card), own, device, engine, exact=exact)
+
+    def assemble(
+        self,
+        plan: Plan,
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device,
+        engine: EngineName,
+        *,
+        exact: bool = False,
+    ) -> Model:
+        """Return the model of a plan with these weights, which must fit, after it has labelled a made-up cloud.
+
+        Raises:
+            UnusableModel: it cannot be built, or fails on the cloud.
+        """
         layers = choose_engine(engine, device)
         network: Any = self._build(plan.network, Site(layers, self.families, plan.generation))
-        network.load_state_dict(own, strict=True)
+        network.load_state_dict(weights, strict=True)
         network.eval()
         if layers.folds and hasattr(network, "fold"):
             network.fold()
-        origin = {"file": weights.name, "sha256": checkpoint.digest(weights), **stored.about}
-        card = replace(plan.card, about={**plan.card.about, "checkpoint": origin})
-        model = Model(network, card, plan.recipe, layers, device, exact=exact)
+        model = Model(network, plan.card, plan.recipe, layers, device, exact=exact, conditions=plan.conditions)
         self._try(model)
         return model
 
@@ -117,7 +137,16 @@ class Experiment:
             f"The folder {self.path} has no checkpoint: neither model/{' nor model/'.join(CHECKPOINTS)}."
         )
 
-    def _plan(self, values: Mapping[str, Any], notes: tuple[str, ...]) -> Plan:
+    def plan(self, values: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Plan:
+        """Return what a configuration amounts to.
+
+        Args:
+            values: the whole of it.
+            notes: sentences for the card, of what was taken for granted so far.
+
+        Raises:
+            UnusableModel: what in it cannot be served.
+        """
         values, completed = encoders.complete(values)
         network = values.get("model")
         if not isinstance(network, Mapping):
@@ -132,8 +161,7 @@ class Experiment:
             # Only names and sizes: no number is drawn.
             site = Site(choose_engine("native", torch.device("cpu")), self.families, known.generation)
             empty = self._build(network, site)
-        backbone = network.get("backbone")
-        inner = backbone if isinstance(backbone, Mapping) else network
+        inner = _innermost(network)
         built: Any = getattr(empty, "backbone", empty)
         width = getattr(built, "reads", inner.get("in_channels"))
         tasks = tuple(getattr(empty, "tasks", ("segment",)))
@@ -141,6 +169,9 @@ class Experiment:
             recipe, more = pipeline.recipe(values, known.generation != "v1.6", width)
         except ValueError as error:
             raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
+        if getattr(empty, "grouping", None) is not None:
+            recipe = replace(recipe, augmentations=())
+        recipe = replace(recipe, condition=datasets.condition(empty, recipe.condition, values))
         labels, guessed = ([], []) if tasks == ("embed",) else _labels(values, network, self.name)
         if width is not None and width != recipe.width:
             parts = ", ".join(f"{name} ({FEATURES[name]})" for name in recipe.features)
@@ -173,7 +204,11 @@ class Experiment:
             },
             tasks=tasks,
         )
-        return Plan(network, recipe, card, known.generation, empty)
+        conditions = datasets.classes(empty, network, recipe.condition, card.classes)
+        if conditions:
+            told = {name: [info.name for info in infos] for name, infos in conditions.items()}
+            card = replace(card, about={**card.about, "condition": recipe.condition, "conditions": told})
+        return Plan(network, recipe, card, known.generation, conditions, empty)
 
     def _generation(self, values: Mapping[str, Any]) -> generation.Known:
         try:
@@ -221,9 +256,10 @@ class Experiment:
                 f"The network of {self.name} gives an answer of the shape {tuple(answer.shape)} for a cloud of "
                 f"{len(batch.feat)} voxels; {rows} rows are wanted."
             )
-        if model.card.classes and answer.shape[1] != len(model.card.classes):
+        width = answer.shape[1] - (0 if model.grouping is None else grouping.CHANNELS)
+        if model.card.classes and width != len(model.card.classes):
             raise UnusableModel(
-                f"The network of {self.name} gives {answer.shape[1]} numbers for each "
+                f"The network of {self.name} gives {width} numbers for each "
                 f"{'cloud' if rows == 1 else 'point'}, and its configuration names {len(model.card.classes)} classes."
             )
 
@@ -254,6 +290,12 @@ def _carried(path: Path, stored: checkpoint.Checkpoint) -> tuple[Mapping[str, An
     return values, notes
 
 
+def _innermost(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the backbone of a network's configuration, or the backbone's backbone; itself where there is none."""
+    inner = network.get("backbone")
+    return _innermost(inner) if isinstance(inner, Mapping) else network
+
+
 def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
     """Return the classes' names, and sentences about where they were made up.
 
@@ -263,7 +305,8 @@ def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) ->
     data = values.get("data", {})
     inner = network.get("backbone")
     places = (network, inner if isinstance(inner, Mapping) else {})
-    head = next((place["num_classes"] for place in places if _count(place.get("num_classes"))), None)
+    offered = (place.get(key) for place in places for key in ("num_classes", "semantic_num_classes"))
+    head = next((number for number in offered if _count(number)), None)
     count, given = data.get("num_classes"), data.get("names")
     if given is not None:
         if not isinstance(given, list | tuple) or not all(isinstance(label, str) for label in given):
@@ -313,6 +356,8 @@ def _fit(network: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) ->
         UnusableModel: what is missing, what is left over, what has another shape, or that a weight is not a number.
     """
     wanted = network.state_dict()
+    if hasattr(network, texts.KEY):
+        wanted[texts.KEY] = getattr(network, texts.KEY)
     shapes = [
         f"{key} {tuple(weights[key].shape)} in the place of {tuple(wanted[key].shape)}"
         for key in wanted

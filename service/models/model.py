@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from service.errors import MalformedRequest
 from service.models.batch import Batch
 from service.models.layers.engine import Engine
+from service.transforms.grouping import Grouping
 from service.transforms.recipe import Recipe
-from service.values import ModelCard
+from service.values import ClassInfo, ModelCard
 
 LARGEST_ERROR = 1e-2
 """Of logits whose products were in bfloat16, against those in float32: norm of the difference by norm."""
@@ -25,6 +29,8 @@ class Model:
         recipe: what its input looks like.
         engine: name of the sparse convolution engine it runs on.
         device: where it is.
+        conditions: the datasets that its network was trained for, and the classes of each; empty: it knows none.
+        grouping: how its votes become objects; None: it has none.
         precision: of the products; float32 still where bfloat16 was asked for, but there is none or it errs too much.
     """
 
@@ -37,7 +43,10 @@ class Model:
         device: torch.device,
         *,
         exact: bool = False,
+        conditions: Mapping[str, tuple[ClassInfo, ...]] | None = None,
     ) -> None:
+        self.conditions = dict(conditions or {})
+        self.grouping: Grouping | None = getattr(network, "grouping", None)
         self.card, self.recipe, self.engine, self.device = card, recipe, engine.name, device
         self._alone = engine.alone
         # Converted, not under autocast: there spconv would meet half features and float weights, which it cannot mix.
@@ -46,6 +55,22 @@ class Model:
         self.precision = str(self.dtype).removeprefix("torch.")
         self._may_narrow = engine.narrows and device.type == "cpu"
         self._on_trial = False
+
+    def under(self, condition: str | None) -> Model:
+        """Return this model with the norms, the head and the classes of a dataset; None: of its own configuration's.
+
+        Raises:
+            MalformedRequest: its network was not trained for such a dataset.
+        """
+        if condition is None or condition == self.recipe.condition:
+            return self
+        if condition not in self.conditions:
+            known = f"knows {', '.join(self.conditions)}" if self.conditions else "was not trained for several datasets"
+            raise MalformedRequest(f"condition is {condition!r}, but the model {self.card.name} {known}")
+        other = copy.copy(self)
+        other.recipe = replace(self.recipe, condition=condition)
+        other.card = replace(self.card, classes=self.conditions[condition])
+        return other
 
     def try_bfloat16(self) -> None:
         """Have the next forward run in float32 and in bfloat16, and stay with bfloat16 if it errs little enough.

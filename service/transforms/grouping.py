@@ -18,14 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
+from service.transforms.instances import NONE, Object
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 CHANNELS = 3
 """What a network says of a voxel beside its class: the way to the middle of its object, in metres."""
-NONE = -1
-"""Object of a point that belongs to none."""
 _MOST_DISTANCES = 1 << 22
 """Distances that are computed at once."""
 _SMALL = 64
@@ -60,18 +59,9 @@ class Grouping:
             )
 
 
-@dataclass(frozen=True)
-class Group:
-    """One object: the class's place among the model's, 0..1 how sure the model is, how many points it has."""
-
-    class_index: int
-    score: float
-    points: int
-
-
 def objects(
     coord: torch.Tensor, way: torch.Tensor, probability: torch.Tensor, points: torch.Tensor, grouping: Grouping
-) -> tuple[torch.Tensor, list[Group]]:
+) -> tuple[torch.Tensor, list[Object]]:
     """Return which object each voxel belongs to, and the objects, the one of most points first.
 
     Args:
@@ -109,7 +99,7 @@ def objects(
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(count, device=order.device))
     owner[inside] = rank[of]
     made = zip(classes[order].tolist(), share[order].tolist(), point_count[order].tolist(), strict=True)
-    return owner, [Group(index, score, int(n)) for index, score, n in made]
+    return owner, [Object(index, score, int(n)) for index, score, n in made]
 
 
 def connect(place: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.transforms import instances
+from service.transforms import grouping, instances
+from service.transforms.grouping import Grouping
 from service.transforms.prepare import Prepared
 from service.transforms.threads import one_thread
 from service.values import IGNORED, Instance, ModelCard, Segmentation
@@ -24,24 +25,27 @@ def restore(
     *,
     scores: bool,
     confidence: bool = False,
+    groups: Grouping | None = None,
 ) -> Segmentation:
     """Give every point the label of its voxel, and its object; where tiles overlap, their weighted votes decide.
 
     Args:
         prepared: what `prepare` returned.
         logits: for each of its tiles (m, C), C the card's classes in their order; or (m, C + instances.CHANNELS) of a
-            network that tells objects apart.
+            network that tells boxes apart; or with `groups` (m, C + grouping.CHANNELS).
         card: the model's.
         scores: whether the answer holds class probabilities, and confidence with them.
         confidence: whether it holds the probability of the chosen class.
+        groups: how the votes of a model of Pointcept's become objects; None: it has none.
 
     Raises:
         ValueError: logits that do not belong to these tiles or to this card.
     """
     sizes = [len(tile.coord) for tile in prepared.tiles]
     classes = len(card.classes)
-    separates = bool(logits) and logits[0].shape[1] == classes + instances.CHANNELS
-    width = classes + instances.CHANNELS if separates else classes
+    beside = instances.CHANNELS if groups is None else grouping.CHANNELS
+    separates = bool(logits) and logits[0].shape[1] == classes + beside
+    width = classes + beside if separates else classes
     if [tuple(part.shape) for part in logits] != [(size, width) for size in sizes]:
         raise ValueError(
             f"Logits of the shapes {[tuple(part.shape) for part in logits]} do not belong to tiles of {sizes} voxels "
@@ -49,7 +53,7 @@ def restore(
         )
     votes = _vote(prepared, [part[:, :classes] for part in logits], probabilities=scores or confidence or separates)
     found = from_votes(prepared, votes, card, scores=scores, confidence=confidence)
-    return _separate(prepared, found, votes, [part[:, classes:] for part in logits]) if separates else found
+    return _separate(prepared, found, votes, [part[:, classes:] for part in logits], groups) if separates else found
 
 
 @one_thread()
@@ -93,17 +97,24 @@ def _vote(prepared: Prepared, logits: Sequence[torch.Tensor], probabilities: boo
 
 
 def _separate(
-    prepared: Prepared, found: Segmentation, probability: torch.Tensor, raw: Sequence[torch.Tensor]
+    prepared: Prepared,
+    found: Segmentation,
+    probability: torch.Tensor,
+    raw: Sequence[torch.Tensor],
+    groups: Grouping | None,
 ) -> Segmentation:
     """Return the segmentation with its objects.
 
     Args:
-        probability: (M, C) of the voxels. raw: for each tile (m, instances.CHANNELS).
+        probability: (M, C) of the voxels. raw: for each tile (m, instances.CHANNELS), or (m, grouping.CHANNELS).
     """
     assert prepared.coord is not None
     whole = raw[0].float() if len(raw) == 1 else _blend(prepared, raw)
     points = torch.bincount(prepared.inverse, minlength=prepared.voxels)
-    own, objects = instances.objects(prepared.coord, whole, probability, points)
+    if groups is None:
+        own, objects = instances.objects(prepared.coord, whole, probability, points)
+    else:
+        own, objects = grouping.objects(prepared.coord, whole, probability, points, groups)
     made = tuple(
         Instance(number, found.classes[one.class_index].id, one.score, one.points) for number, one in enumerate(objects)
     )
