@@ -235,6 +235,78 @@ def segmentation_message(segmentation: Segmentation) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Classification:
+    """What a model says of a cloud as a whole.
+
+    Attributes:
+        label: id of the class.
+        scores: (C,) float32, probability of each class, in their order.
+        classes: the classes that the ids mean.
+        model: name of the model.
+        points: of the cloud.
+        warnings: sentences for the user.
+        timing_ms: stage name to milliseconds.
+    """
+
+    label: int
+    scores: NDArray[np.float32]
+    classes: tuple[ClassInfo, ...]
+    model: str
+    points: int
+    warnings: tuple[str, ...] = ()
+    timing_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Features that an encoder has of a cloud's points, one row for each point of the input, in its order.
+
+    Attributes:
+        feature: (N, F) float16; NaN for invalid points.
+        model: name of the model.
+        warnings: sentences for the user.
+        timing_ms: stage name to milliseconds.
+    """
+
+    feature: NDArray[np.float16]
+    model: str
+    warnings: tuple[str, ...] = ()
+    timing_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+Answer = Segmentation | Classification | Embedding
+"""What a model says of a cloud, by what it was asked for."""
+
+
+def answer_arrays(answer: Answer) -> dict[str, NDArray[Any] | None]:
+    """Return an answer's arrays by their names, None for those that it has not."""
+    if isinstance(answer, Classification):
+        return {"scores": answer.scores}
+    if isinstance(answer, Embedding):
+        return {"feature": answer.feature}
+    return segmentation_arrays(answer)
+
+
+def answer_message(answer: Answer) -> dict[str, Any]:
+    """Return what an answer says beside its arrays, as JSON values; `timing_ms` is among them."""
+    if isinstance(answer, Segmentation):
+        return segmentation_message(answer)
+    return {name: value for name, value in asdict(answer).items() if name not in answer_arrays(answer)}
+
+
+def classification_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Classification:
+    """Return the Classification that `answer_message` described, with its arrays beside it."""
+    classes = tuple(ClassInfo(c["id"], c["name"], tuple(c["color"])) for c in message["classes"])
+    rest = {"classes": classes, "warnings": tuple(message["warnings"])}
+    return Classification(**{**message, **rest, "scores": arrays["scores"]})
+
+
+def embedding_from(message: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Embedding:
+    """Return the Embedding that `answer_message` described, with its arrays beside it."""
+    return Embedding(**{**message, "warnings": tuple(message["warnings"]), "feature": arrays["feature"]})
+
+
 TASKS = ("segment", "classify", "embed")
 """A label for each point; one class for a cloud; features of each point."""
 

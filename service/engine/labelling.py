@@ -17,12 +17,13 @@ from service.engine.testtime import Tick
 from service.errors import InternalError, MalformedRequest, OutOfMemory, ServiceError
 from service.models.batch import collate
 from service.models.model import Model
-from service.transforms import Prepared, Tile, fragments
+from service.transforms import Prepared, Tile, fragments, summary
 from service.transforms.fragments import Scene
 from service.transforms.restore import from_votes
-from service.values import PointCloud, Segmentation
+from service.values import TASKS, Answer, PointCloud, Segmentation
 
 T = TypeVar("T")
+A = TypeVar("A", Segmentation, Answer)
 TTA = ("none", "full")
 CPU = torch.device("cpu")
 log = structlog.get_logger()
@@ -40,12 +41,14 @@ class Wishes:
         scores: class probabilities, and confidence with them.
         confidence: the probability of the chosen class.
         tta: `none`, one pass; `full`, the test-time procedure of the model's recipe.
+        task: what is wanted of the model, out of `service.values.TASKS`.
         condition: the dataset whose norms, head and classes shall be used; None: the one of the model's configuration.
     """
 
     scores: bool = False
     confidence: bool = False
     tta: str = "none"
+    task: str = "segment"
     condition: str | None = None
 
 
@@ -57,11 +60,13 @@ class Ready:
         prepared: its tiles.
         seconds: how long preparing it took.
         scene: what the test-time procedure starts from, where that is wished for; there are no tiles then.
+        task: what is wanted; clouds for which it is the same go through the network together.
     """
 
     prepared: Prepared
     seconds: float
     scene: Scene | None = None
+    task: str = "segment"
 
     @property
     def voxels(self) -> int:
@@ -71,6 +76,8 @@ class Ready:
 
 def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceError:
     """Return the cloud as the network wants it, on the model's device, or what is wrong with it."""
+    if wishes.task not in model.card.tasks:
+        return MalformedRequest(_cannot(model, wishes.task))
     if wishes.tta not in TTA:
         return MalformedRequest(f"tta {wishes.tta!r} is unknown: use none or full")
     if wishes.tta == "full" and not model.recipe.augmentations:
@@ -83,9 +90,17 @@ def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceE
             scene = fragments.scene(cloud, model.recipe, model.device)
             return Ready(scene.prepared, time.perf_counter() - started, scene)
         prepared = transforms.prepare(cloud, model.recipe, model.device)
-        return Ready(prepared, time.perf_counter() - started)
+        if wishes.task == "classify":
+            summary.check_whole(prepared, model.recipe)
+        return Ready(prepared, time.perf_counter() - started, task=wishes.task)
 
     return _guarded(model, work)
+
+
+def _cannot(model: Model, task: str) -> str:
+    if task not in TASKS:
+        return f"task {task!r} is unknown: use {', '.join(TASKS)}"
+    return f"the model {model.card.name} cannot {task}; it can {' and '.join(model.card.tasks)}"
 
 
 @torch.inference_mode()
@@ -98,7 +113,7 @@ def label(
     max_voxels: int | None = None,
     tick: Tick = lambda done: None,
     spare: Callable[[], Model] | None = None,
-) -> list[Segmentation | ServiceError]:
+) -> list[Answer | ServiceError]:
     """Label a batch of clouds; an error of one cloud is that cloud's only.
 
     A cloud's answer is the same, to the bit on a CPU, whichever clouds stand beside it. Where the device has too little
@@ -115,7 +130,8 @@ def label(
         spare: returns the same model on the CPU, for clouds that the device has too little memory for.
 
     Returns:
-        For each cloud its labels, with `timing_ms` of prepare, forward and restore, or its error.
+        For each cloud its labels, or what else was wished for, with `timing_ms` of prepare, forward and restore; or
+        its error.
 
     Raises:
         DeviceLost: the device is of no use any more.
@@ -124,13 +140,14 @@ def label(
         ready = [prepare(model, cloud, wish) for cloud, wish in zip(clouds, wishes, strict=True)]
     if any(wish.condition is not None for wish in wishes):
         return _label_each_condition(model, clouds, wishes, ready, max_voxels, tick, spare)
-    results: list[Segmentation | ServiceError | None] = [r if isinstance(r, ServiceError) else None for r in ready]
+    results: list[Answer | ServiceError | None] = [r if isinstance(r, ServiceError) else None for r in ready]
     waiting = []
     for index, one in enumerate(ready):
         if isinstance(one, Ready) and one.scene is not None:
             results[index] = _look_again(model, one, one.scene, wishes[index], tick)
         elif isinstance(one, Ready):
             waiting.append((index, one))
+    waiting.sort(key=lambda each: each[1].task)
     for together in _batches(waiting, max_voxels or model.recipe.max_voxels):
         for (index, one), logits in zip(together, _forward_each(model, [one for _, one in together]), strict=True):
             if isinstance(logits, ServiceError):
@@ -151,9 +168,9 @@ def _label_each_condition(
     max_voxels: int | None,
     tick: Tick,
     spare: Callable[[], Model] | None,
-) -> list[Segmentation | ServiceError]:
+) -> list[Answer | ServiceError]:
     """Label clouds of which those of one condition go through the network together."""
-    results: dict[int, Segmentation | ServiceError] = {}
+    results: dict[int, Answer | ServiceError] = {}
     for condition in dict.fromkeys(wish.condition for wish in wishes):
         rows = [row for row, wish in enumerate(wishes) if wish.condition == condition]
         told = _guarded(model, lambda condition=condition: model.under(condition))  # type: ignore[misc]
@@ -181,15 +198,15 @@ def _rescue(
     failure: OutOfMemory,
     tick: Tick,
     spare: Callable[[], Model] | None,
-) -> Segmentation | ServiceError:
+) -> Answer | ServiceError:
     """Label a cloud that the device had too little memory for."""
     tiles = ready.prepared.tiles if isinstance(ready, Ready) else ()
     voxels = max((len(tile.coord) for tile in tiles), default=model.recipe.max_voxels)
 
-    def in_tiles(most: int) -> Segmentation | ServiceError:
+    def in_tiles(most: int) -> Answer | ServiceError:
         return _guarded(model, lambda: _label_in_tiles(model, cloud, wishes, most))
 
-    def on_cpu() -> Segmentation | ServiceError:
+    def on_cpu() -> Answer | ServiceError:
         assert spare is not None
         found = _guarded(model, spare)
         return found if isinstance(found, ServiceError) else label(found, [cloud], [wishes], tick=tick)[0]
@@ -197,22 +214,20 @@ def _rescue(
     return shortage.rescue(
         failure,
         voxels,
-        None if wishes.tta == "full" else in_tiles,
+        None if wishes.tta == "full" or wishes.task == "classify" else in_tiles,
         None if spare is None or model.device.type == "cpu" else on_cpu,
     )
 
 
-def _label_in_tiles(model: Model, cloud: PointCloud, wishes: Wishes, max_voxels: int) -> Segmentation:
+def _label_in_tiles(model: Model, cloud: PointCloud, wishes: Wishes, max_voxels: int) -> Answer:
     """Label a cloud of which only one tile at a time, of at most so many voxels, is on the device."""
     started = time.perf_counter()
     recipe = dataclasses.replace(model.recipe, max_voxels=max_voxels)
     prepared = transforms.prepare(cloud, recipe, CPU)
     prepared_at = time.perf_counter()
-    logits = [model.forward(collate([tile]).to(model.device)).cpu() for tile in prepared.tiles]
+    logits = [_run(model, wishes.task, [tile]).cpu() for tile in prepared.tiles]
     forwarded_at = time.perf_counter()
-    result = transforms.restore(
-        prepared, logits, model.card, scores=wishes.scores, confidence=wishes.confidence, groups=model.grouping
-    )
+    result = _answer(model, prepared, logits, wishes)
     ended = time.perf_counter()
     return _timed(result, prepared_at - started, forwarded_at - prepared_at, ended - forwarded_at)
 
@@ -237,11 +252,11 @@ Logits = tuple[list[torch.Tensor], float]
 
 
 def _batches(waiting: Sequence[tuple[int, Ready]], max_voxels: int) -> Iterator[list[tuple[int, Ready]]]:
-    """Yield runs of clouds that together have at most so many voxels; a larger cloud stands alone."""
+    """Yield runs of clouds with one task that together have at most so many voxels; a larger cloud stands alone."""
     batch: list[tuple[int, Ready]] = []
     voxels = 0
     for index, one in waiting:
-        if batch and voxels + one.voxels > max_voxels:
+        if batch and (voxels + one.voxels > max_voxels or one.task != batch[0][1].task):
             yield batch
             batch, voxels = [], 0
         batch.append((index, one))
@@ -267,12 +282,13 @@ def _forward_each(model: Model, clouds: Sequence[Ready]) -> list[Logits | Servic
 
 def _forward(model: Model, clouds: Sequence[Ready]) -> list[Logits]:
     """Run the network on the tiles of clouds; those of a cloud that has several one by one."""
-    started = time.perf_counter()
+    started, task = time.perf_counter(), clouds[0].task
     if len(clouds) == 1:
-        found = [[model.forward(collate([tile])) for tile in clouds[0].prepared.tiles]]
+        found = [[_run(model, task, [tile]) for tile in clouds[0].prepared.tiles]]
     else:
         tiles: list[Tile] = [tile for one in clouds for tile in one.prepared.tiles]
-        rows = iter(model.forward(collate(tiles)).split([len(tile.coord) for tile in tiles]))
+        sizes = [1 if task == "classify" else len(tile.coord) for tile in tiles]
+        rows = iter(_run(model, task, tiles).split(sizes))
         found = [[next(rows) for _ in one.prepared.tiles] for one in clouds]
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
@@ -280,27 +296,34 @@ def _forward(model: Model, clouds: Sequence[Ready]) -> list[Logits]:
     return [(logits, seconds) for logits in found]
 
 
+def _run(model: Model, task: str, tiles: Sequence[Tile]) -> torch.Tensor:
+    """Return the tiles' rows of logits or features, one after another; of a classifier a row for each tile."""
+    batch = collate(tiles).to(model.device)
+    return model.embed(batch) if task == "embed" else model.forward(batch)
+
+
+def _answer(model: Model, prepared: Prepared, found: Sequence[torch.Tensor], wishes: Wishes) -> Answer:
+    """Return what was wished for, made of what `_run` returned for the tiles."""
+    if wishes.task == "classify":
+        return summary.classify(prepared, found[0], model.card)
+    if wishes.task == "embed":
+        return summary.embed(prepared, found, model.card)
+    return transforms.restore(
+        prepared, found, model.card, scores=wishes.scores, confidence=wishes.confidence, groups=model.grouping
+    )
+
+
 def _restore(
     model: Model, one: Ready, logits: Sequence[torch.Tensor], forward_s: float, wishes: Wishes
-) -> Segmentation | ServiceError:
+) -> Answer | ServiceError:
     started = time.perf_counter()
-    result = _guarded(
-        model,
-        lambda: transforms.restore(
-            one.prepared,
-            logits,
-            model.card,
-            scores=wishes.scores,
-            confidence=wishes.confidence,
-            groups=model.grouping,
-        ),
-    )
+    result = _guarded(model, lambda: _answer(model, one.prepared, logits, wishes))
     if isinstance(result, ServiceError):
         return result
     return _timed(result, one.seconds, forward_s, time.perf_counter() - started)
 
 
-def _timed(result: Segmentation, prepare_s: float, forward_s: float, restore_s: float) -> Segmentation:
+def _timed(result: A, prepare_s: float, forward_s: float, restore_s: float) -> A:
     timing = {"prepare": prepare_s, "forward": forward_s, "restore": restore_s}
     return dataclasses.replace(result, timing_ms={stage: round(s * 1e3, 3) for stage, s in timing.items()})
 

@@ -21,7 +21,7 @@ from service.engine import shared
 from service.engine.batches import Batches, Item
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
 from service.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, to_message
-from service.values import PointCloud, Segmentation, segmentation_arrays, segmentation_message
+from service.values import Answer, PointCloud, answer_arrays, answer_message
 
 SIGN_S = 1.0
 LOAD_S = 600.0
@@ -63,7 +63,7 @@ class Labeller(Protocol):
         wishes: Sequence[Any],
         ready: Sequence[Any],
         tick: Callable[[float], None],
-    ) -> list[Segmentation | ServiceError]:
+    ) -> list[Answer | ServiceError]:
         """Return the answer to each cloud of a batch; call `tick` now and then in long work and pass on its errors."""
 
     def memory(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Pipeline:
         self._preparing: list[Item] = []
         self._running: list[Item] = []
         self._ended = False
-        self._out: queue.SimpleQueue[tuple[Message, Segmentation | None]] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[tuple[Message, Answer | None]] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the engine goes away."""
@@ -258,7 +258,7 @@ class Pipeline:
             self._answer(item.number, answer)
         voxels = sum(item.voxels for item in batch)
         self._batches.voxels_per_s.add(voxels, seconds)
-        timings = [answer.timing_ms for answer in answers if isinstance(answer, Segmentation)]
+        timings = [answer.timing_ms for answer in answers if not isinstance(answer, ServiceError)]
         report = {
             "model": first.model,
             "clouds": len(batch),
@@ -315,7 +315,7 @@ class Pipeline:
     def _others_come(self) -> bool:
         return bool(self._incoming or self._preparing) and not self._ended
 
-    def _answer(self, number: int, answer: Segmentation | ServiceError) -> None:
+    def _answer(self, number: int, answer: Answer | ServiceError) -> None:
         if isinstance(answer, ServiceError):
             self._out.put(({"id": number, "error": to_message(answer)}, None))
         else:
@@ -326,13 +326,13 @@ class Pipeline:
         while self._send_one(*self._out.get()):
             pass
 
-    def _send_one(self, message: Message, answer: Segmentation | None) -> bool:
+    def _send_one(self, message: Message, answer: Answer | None) -> bool:
         descriptors: tuple[int, ...] = ()
         if answer is not None:
             try:
-                descriptor, layout = shared.pack(segmentation_arrays(answer))
+                descriptor, layout = shared.pack(answer_arrays(answer))
                 descriptors = (descriptor,)
-                message = {**message, "segmentation": segmentation_message(answer), "layout": layout}
+                message = {**message, "segmentation": answer_message(answer), "layout": layout}
             except (OSError, MemoryError) as error:
                 failure = InternalError(f"the labels found no memory on their way back: {error}")
                 message = {**message, "error": to_message(failure)}

@@ -12,7 +12,7 @@ import structlog
 import torch
 
 from service.errors import OutOfMemory, ServiceError
-from service.values import Segmentation
+from service.values import Answer
 
 PARTS = (2, 4, 8, 16)
 """A cloud is tried again in tiles of its largest one's voxels divided by these."""
@@ -22,7 +22,7 @@ RETRY_AFTER_S = 10.0
 _WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 log = structlog.get_logger()
 
-Outcome = Segmentation | ServiceError
+Outcome = Answer | ServiceError
 
 
 def is_shortage(error: Exception) -> bool:

@@ -28,7 +28,7 @@ from service.models import catalogue
 from service.models.model import Model
 from service.models.shelf import Shelf
 from service.settings import Settings, settings
-from service.values import PointCloud, Segmentation
+from service.values import Answer, PointCloud
 
 INTAKES = {"cuda": 2, "cpu": 1}
 """Threads that prepare clouds. On a GPU a preparation is many short kernels, so that two of them go side by side."""
@@ -123,7 +123,7 @@ class Worker:
         color, intensity = np.zeros(points.shape, np.uint8), np.zeros(len(points), np.float32)
         cloud = PointCloud(points, color, np.ones(points.shape, np.float32), intensity)
         with self._network:
-            (answer,) = labelling.label(model, [cloud], [Wishes()])
+            (answer,) = labelling.label(model, [cloud], [Wishes(task=model.card.tasks[0])])
         if isinstance(answer, ServiceError):
             raise answer
         return model
@@ -162,7 +162,8 @@ class Worker:
 
     def wishes(self, message: Message) -> Wishes:
         """Return what a request wants."""
-        return Wishes(bool(message["scores"]), bool(message.get("confidence")), message.get("tta", "none"))
+        task = message.get("task", "segment")
+        return Wishes(bool(message["scores"]), bool(message.get("confidence")), message.get("tta", "none"), task=task)
 
     @torch.inference_mode()
     def prepare(self, model: str, cloud: PointCloud, wishes: Wishes) -> tuple[Ready | OutOfMemory, int] | ServiceError:
@@ -197,7 +198,7 @@ class Worker:
         wishes: Sequence[Wishes],
         ready: Sequence[Ready | ServiceError],
         tick: Tick = lambda done: None,
-    ) -> list[Segmentation | ServiceError]:
+    ) -> list[Answer | ServiceError]:
         """Label clouds with one model; see `labelling.label`."""
         chosen = self._model(model)  # it may have made room for another since the clouds were prepared
         if isinstance(chosen, ServiceError):
@@ -212,7 +213,7 @@ class Worker:
         wishes: Sequence[Wishes],
         ready: Sequence[Ready | ServiceError],
         tick: Tick,
-    ) -> list[Segmentation | ServiceError]:
+    ) -> list[Answer | ServiceError]:
         """Label clouds, and on a GPU learn how much memory that takes."""
         model = chosen.card.name
         if self.device.type != "cuda":

@@ -74,9 +74,9 @@ def from_votes(
     """
     ids = torch.tensor([info.id for info in card.classes], dtype=torch.int32, device=votes.device)
     best = votes.argmax(dim=1)
-    label = _spread(ids[best], prepared, IGNORED)
-    sure = _spread(votes.amax(dim=1), prepared, 0) if scores or confidence else None
-    probability = _spread(votes, prepared, 0) if scores else None
+    label = spread(ids[best], prepared, IGNORED)
+    sure = spread(votes.amax(dim=1), prepared, 0) if scores or confidence else None
+    probability = spread(votes, prepared, 0) if scores else None
     return Segmentation(
         label,
         card.classes,
@@ -93,7 +93,7 @@ def _vote(prepared: Prepared, logits: Sequence[torch.Tensor], probabilities: boo
     if len(logits) == 1:
         alone = logits[0].float()
         return alone.softmax(dim=1) if probabilities else alone
-    return _blend(prepared, [part.float().softmax(dim=1) for part in logits])
+    return blend(prepared, [part.float().softmax(dim=1) for part in logits])
 
 
 def _separate(
@@ -109,7 +109,7 @@ def _separate(
         probability: (M, C) of the voxels. raw: for each tile (m, instances.CHANNELS), or (m, grouping.CHANNELS).
     """
     assert prepared.coord is not None
-    whole = raw[0].float() if len(raw) == 1 else _blend(prepared, raw)
+    whole = raw[0].float() if len(raw) == 1 else blend(prepared, raw)
     points = torch.bincount(prepared.inverse, minlength=prepared.voxels)
     if groups is None:
         own, objects = instances.objects(prepared.coord, whole, probability, points)
@@ -118,10 +118,10 @@ def _separate(
     made = tuple(
         Instance(number, found.classes[one.class_index].id, one.score, one.points) for number, one in enumerate(objects)
     )
-    return replace(found, instance=_spread(own.int(), prepared, instances.NONE), instances=made)
+    return replace(found, instance=spread(own.int(), prepared, instances.NONE), instances=made)
 
 
-def _blend(prepared: Prepared, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def blend(prepared: Prepared, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return (M, K) float32 per voxel: the weighted mean of what the tiles (m, K) say."""
     sums = torch.zeros(prepared.voxels, parts[0].shape[1], device=parts[0].device)
     weights = torch.zeros(prepared.voxels, 1, device=sums.device)
@@ -133,7 +133,7 @@ def _blend(prepared: Prepared, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return sums / weights
 
 
-def _spread(values: torch.Tensor, prepared: Prepared, ignored: int) -> NDArray[Any]:
+def spread(values: torch.Tensor, prepared: Prepared, ignored: float) -> NDArray[Any]:
     """Return the voxels' values at the points; `ignored` at invalid points."""
     found: NDArray[Any] = values.index_select(0, prepared.inverse).cpu().numpy()
     if prepared.valid is None:
