@@ -82,6 +82,7 @@ class Worker:
         self._sources = catalogue.sources(chosen)
         self._spares: dict[str, Model] = {}
         self._voxel_bytes: dict[str, float] = {}
+        self._with_objects: set[str] = set()
         self._batch_bytes = chosen.batch_memory_bytes or BATCH_BYTES_CPU
         # One network at a time: a model is tried out while another one works.
         self._network = threading.Lock()
@@ -106,7 +107,11 @@ class Worker:
         """Tell the engine of the models' states, and see how much memory they leave."""
         if self.device.type == "cuda" and not self._chosen.batch_memory_bytes:
             self._batch_bytes = torch.cuda.mem_get_info(self.device)[0] // 2
-        self.say({"cards": self.shelf.states()})
+        self.say({"cards": self._cards()})
+
+    def _cards(self) -> list[dict[str, Any]]:
+        """Return the models' cards and states; `objects` says whether a model that was tried tells objects apart."""
+        return [{**state, "objects": state["name"] in self._with_objects} for state in self.shelf.states()]
 
     def _load(self, name: str) -> Model:
         """Load a model and label a made-up cloud with it; the shelf calls this.
@@ -126,6 +131,8 @@ class Worker:
             (answer,) = labelling.label(model, [cloud], [Wishes(task=model.card.tasks[0])])
         if isinstance(answer, ServiceError):
             raise answer
+        if isinstance(answer, Segmentation) and answer.instance is not None:
+            self._with_objects.add(name)
         return model
 
     def has(self, model: str) -> bool:
@@ -147,7 +154,7 @@ class Worker:
         """Return what the engine is told at the start."""
         return {
             "ready": True,
-            "cards": self.shelf.states(),
+            "cards": self._cards(),
             "device": describe(self.device, self.models),
             "environment": environment.report(),
             "batch_voxels": max((self.max_voxels(name) for name in self.models), default=BATCH_VOXELS),

@@ -177,3 +177,7 @@ class VerboseHealthAnswer(HealthAnswer):
     workers: list[dict[str, Any]] = Field(description="Each device: its worker's state, work and memory.")
     batches: dict[str, Any] = Field(description="What the devices have run so far.")
     counts: dict[str, int] = Field(description="Clouds that were refused, cancelled, retried; workers that were lost.")
+    tasks: list[str] = Field(
+        ["segment"], description="What it can do: segment, classify, embed; each is the name of its route."
+    )
+    objects: bool = Field(False, description="Whether it tells objects apart; known once it was loaded.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.web.metrics import counted
@@ -16,8 +17,13 @@ _STAGES = {
 }
 
 
-def of_model(name: str) -> dict[str, Any]:
-    """Return one model's statistics: counts, and sums of nanoseconds."""
+def of_model(name: str, batches: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return one model's statistics: counts, and sums of nanoseconds.
+
+    Args:
+        name: of the model.
+        batches: what the engine says of the model's batches since it began: `clouds`, `count` and sums of seconds.
+    """
     clouds: dict[str, int] = {"labelled": 0, "failed": 0}
     seconds: dict[str, float] = {}
     last = 0.0
@@ -43,7 +49,14 @@ def of_model(name: str) -> dict[str, Any]:
         "version": VERSION,
         "last_inference": int(last * 1e3),
         "inference_count": good,
-        "execution_count": good,
+        "execution_count": sum(batch["count"] for batch in batches),
         "inference_stats": inference | {"cache_hit": entry(0), "cache_miss": entry(0)},
-        "batch_stats": [],
+        "batch_stats": [_of_size(batch) for batch in batches],
     }
+
+
+def _of_size(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statistics of the batches of one size."""
+    parts = (("compute_input", "prepare_s"), ("compute_infer", "forward_s"), ("compute_output", "restore_s"))
+    entries = {name: {"count": batch["count"], "ns": int(batch[sums] * 1e9)} for name, sums in parts}
+    return {"batch_size": batch["clouds"], **entries}

@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.values import Segmentation
 from service.web import client, statistics
 from service.web.body import Upload, receive
-from service.web.segment import choose_model
+from service.web.segment import choose_model, find_model
 from service.web.stopwatch import Stopwatch
 from service.wire import v2
 
@@ -114,8 +114,10 @@ def model_ready(name: str, version: str | None = None) -> Response:
 @blueprint.doc(summary="Statistics", operation_id="v2_statistics", responses=[404, 503])
 def stats(name: str | None = None, version: str | None = None) -> Response:
     """Return how many clouds a model, or each, has labelled, and how long the stages took in sum."""
-    names = [card["name"] for card in _engine().status()["models"]] if name is None else [_choose(name, version)]
-    return _json({"model_stats": [statistics.of_model(each) for each in names]})
+    status = _engine().status()
+    names = [card["name"] for card in status["models"]] if name is None else [_choose(name, version)]
+    batches = status.get("batches_of_models") or {}
+    return _json({"model_stats": [statistics.of_model(each, batches.get(each, ())) for each in names]})
 
 
 @blueprint.post("/repository/index")
@@ -153,7 +155,8 @@ def infer(name: str, version: str | None = None) -> Response:
     with receive(request, settings.max_body_bytes, deadline, start=-head_bytes % shared.ALIGNMENT) as upload:
         watch.lap("receive")
         g.format, g.model = "v2", _choose(name, version)
-        wanted = _decode(upload, head_bytes or upload.size, settings.max_points)
+        objects = bool(find_model(_engine(), g.model).get("objects"))
+        wanted = _decode(upload, head_bytes or upload.size, settings.max_points, objects)
         with _cloud(upload, wanted, head_bytes) as cloud:
             watch.lap("read")
             result = _segment(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
@@ -181,14 +184,14 @@ def _head_bytes() -> int:
     return int(given)
 
 
-def _decode(upload: Upload, head_bytes: int, max_points: int) -> v2.InferRequest:
+def _decode(upload: Upload, head_bytes: int, max_points: int, objects: bool) -> v2.InferRequest:
     if head_bytes > upload.size:
         raise MalformedRequest(f"{v2.HEADER} is {head_bytes}, but the body has {upload.size} bytes")
     size = min(head_bytes, v2.MAX_JSON_BYTES + 1)  # more is refused, and need not be read for that
 
     def decode() -> v2.InferRequest:
         head = os.pread(upload.descriptor, size, upload.start)
-        return v2.decode(head, upload.size - head_bytes, max_points)
+        return v2.decode(head, upload.size - head_bytes, max_points, objects)
 
     if size < MANY_JSON_BYTES:
         return decode()

@@ -6,7 +6,7 @@ model configuration and model repository extensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ INPUTS: dict[str, tuple[tuple[str, ...], int, bool]] = {
     "intensity": (("FP32",), 1, False),
 }
 OUTPUTS = {"label": "INT32", "confidence": "FP32", "scores": "FP32"}
+OBJECTS = {"instance": "INT32", "instance_class": "INT32", "instance_score": "FP32"}
+"""Further outputs of a model that tells objects apart: the object of each point, and class and score of each object."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,14 @@ class InferRequest:
         return self.inputs["coord"].shape[0]
 
 
-def decode(head: bytes | memoryview, binary_bytes: int, max_points: int) -> InferRequest:
+def decode(head: bytes | memoryview, binary_bytes: int, max_points: int, objects: bool = False) -> InferRequest:
     """Return what a body asks for; its binary data stay where they are.
 
     Args:
         head: the JSON.
         binary_bytes: how many bytes follow it.
         max_points: most points in one cloud.
+        objects: whether the outputs of a request that names none are also those of OBJECTS.
 
     Raises:
         MalformedRequest: the JSON is not what the protocol demands; the sentence names the field.
@@ -106,7 +109,8 @@ def decode(head: bytes | memoryview, binary_bytes: int, max_points: int) -> Infe
         raise MalformedRequest("the request must be a JSON object with inputs")
     parameters = _object(request.get("parameters"), "parameters")
     inputs = _inputs(request.get("inputs"), binary_bytes, max_points)
-    outputs = _outputs(request.get("outputs"), bool(parameters.get("binary_data_output")))
+    usual = (*OUTPUTS, *OBJECTS) if objects else tuple(OUTPUTS)
+    outputs = _outputs(request.get("outputs"), usual, bool(parameters.get("binary_data_output")))
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
         raise MalformedRequest("id must be a text")
@@ -197,21 +201,21 @@ def _numbers(name: str, data: Any, datatype: str, shape: list[int]) -> NDArray[A
         return array.astype(DTYPES[datatype]).reshape(shape)
 
 
-def _outputs(given: Any, binary: bool) -> dict[str, bool]:
+def _outputs(given: Any, usual: Sequence[str], binary: bool) -> dict[str, bool]:
     if given is None:
-        return dict.fromkeys(OUTPUTS, binary)
+        return dict.fromkeys(usual, binary)
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise MalformedRequest("outputs must be a list of JSON objects with name")
     found = {}
     for entry in given:
         name = entry.get("name")
-        if name not in OUTPUTS:
-            raise MalformedRequest(f"there is no output {str(name)[:60]!r}; there are: {', '.join(OUTPUTS)}")
+        if name not in OUTPUTS and name not in OBJECTS:
+            raise MalformedRequest(f"there is no output {str(name)[:60]!r}; there are: {', '.join(usual)}")
         parameters = _object(entry.get("parameters"), f"parameters of output {name}")
         for unknown in parameters.keys() & {"classification", "shared_memory_region"}:
             raise MalformedRequest(f"output {name}: {unknown} is not served")
         found[name] = bool(parameters.get("binary_data", binary))
-    return found or dict.fromkeys(OUTPUTS, binary)
+    return found or dict.fromkeys(usual, binary)
 
 
 def encode(request: InferRequest, result: Segmentation) -> tuple[bytes, list[memoryview]]:
@@ -220,12 +224,22 @@ def encode(request: InferRequest, result: Segmentation) -> tuple[bytes, list[mem
     Args:
         request: says which outputs, and in which form.
         result: holds each of them.
+
+    Raises:
+        MalformedRequest: objects are wanted of a model that tells none apart.
     """
-    arrays = {"label": result.label, "confidence": result.confidence, "scores": result.scores}
+    arrays: dict[str, Any] = {"label": result.label, "confidence": result.confidence, "scores": result.scores}
+    if result.instance is not None:
+        arrays["instance"] = result.instance
+        arrays["instance_class"] = [one.class_id for one in result.instances]
+        arrays["instance_score"] = [one.score for one in result.instances]
     outputs, binary = [], []
     for name, as_binary in request.outputs.items():
-        array = np.ascontiguousarray(arrays[name], DTYPES[OUTPUTS[name]])
-        output: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": OUTPUTS[name]}
+        if name not in arrays:
+            raise MalformedRequest(f"there is no output {name!r}: the model {result.model} tells no objects apart")
+        datatype = (OUTPUTS | OBJECTS)[name]
+        array = np.ascontiguousarray(arrays[name], DTYPES[datatype])
+        output: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype}
         if as_binary:
             output["parameters"] = {"binary_data_size": array.nbytes}
             binary.append(array.reshape(-1).view(np.uint8).data)
@@ -266,7 +280,7 @@ def metadata(card: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, classes] if name == "scores" else [-1]}
-            for name, datatype in OUTPUTS.items()
+            for name, datatype in (OUTPUTS | OBJECTS if card.get("objects") else OUTPUTS).items()
         ],
     }
 

@@ -12,14 +12,19 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.http as triton
+from plyfile import PlyData
 from tritonclient.utils import InferenceServerException
 
+from service.errors import MalformedRequest
+from service.values import Segmentation
+from service.wire import v2
 from tests.http import clouds
-from tests.http.conftest import Service, wait_ready
+from tests.http.conftest import ROOT, Service, wait_ready, wait_until
 
 SCENE = clouds.parcel_scene(20_000)
 TYPES = {np.dtype("f8"): "FP64", np.dtype("f4"): "FP32", np.dtype("u1"): "UINT8", np.dtype("i4"): "INT32"}
 NAMES = ("label", "confidence", "scores")
+OBJECTS = ("instance", "instance_class", "instance_score")
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
     assert {"binary_tensor_data", "statistics"} <= set(client.get_server_metadata()["extensions"])
     model = client.get_model_metadata("parcels")
     assert [tensor["name"] for tensor in model["inputs"]] == ["coord", "color", "normal", "intensity"]
-    assert [tensor["name"] for tensor in model["outputs"]] == list(NAMES)
+    assert [tensor["name"] for tensor in model["outputs"]] == [*NAMES, *OBJECTS]
     assert model["outputs"][2]["shape"] == [-1, 2]
     assert model["versions"] == ["1"]
     config = client.get_model_config("parcels")
@@ -158,6 +163,48 @@ def test_statistics(client: triton.InferenceServerClient) -> None:
         assert stages[stage]["ns"] > before["inference_stats"][stage]["ns"] or stage == "queue"
     parts = sum(stages[name]["ns"] for name in ("queue", "compute_input", "compute_infer", "compute_output"))
     assert 0.5 * stages["success"]["ns"] < parts <= 1.01 * stages["success"]["ns"]
+
+
+def test_statistics_of_batches(client: triton.InferenceServerClient) -> None:
+    def of_one() -> dict[str, Any]:
+        (found,) = client.get_inference_statistics("parcels")["model_stats"]
+        assert found["execution_count"] == sum(size["compute_infer"]["count"] for size in found["batch_stats"])
+        return next((size for size in found["batch_stats"] if size["batch_size"] == 1), {})
+
+    client.infer("parcels", tensors(coord=SCENE))
+    wait_until(lambda: bool(of_one()))  # the report of a batch follows its answers
+    before = of_one()
+    client.infer("parcels", tensors(coord=SCENE))
+    wait_until(lambda: of_one()["compute_infer"]["count"] > before["compute_infer"]["count"])
+    for stage in ("compute_input", "compute_infer", "compute_output"):
+        assert of_one()[stage]["count"] == of_one()["compute_infer"]["count"]
+        assert of_one()[stage]["ns"] > before[stage]["ns"]
+
+
+def test_objects(client: triton.InferenceServerClient, service: Service) -> None:
+    assert service.get("/v1/models/parcels").json()["objects"] is True
+    sample = PlyData.read(str(ROOT / "samples" / "parcels.ply"))["vertex"]
+    coord = np.stack([sample["x"], sample["y"], sample["z"]], axis=1)
+    result = client.infer("parcels", tensors(coord=coord))
+    expected = service.post("/v1/segment", clouds.as_npz(coord)).json()
+    np.testing.assert_array_equal(result.as_numpy("instance"), expected["instance"])
+    assert result.as_numpy("instance_class").tolist() == [one["class"] for one in expected["instances"]]
+    scores = [one["score"] for one in expected["instances"]]
+    # JSON has them with four digits.
+    np.testing.assert_allclose(result.as_numpy("instance_score"), scores, rtol=0, atol=5.1e-5)
+    assert sum(score > 0.9 for score in scores) == 5
+
+
+def test_objects_of_a_model_that_tells_none_apart() -> None:
+    wanted = v2.InferRequest({}, {"label": True, "instance": True})
+    result = Segmentation(np.zeros(3, np.int32), (), "plain")
+    with pytest.raises(MalformedRequest, match="'instance': the model plain tells no objects apart"):
+        v2.encode(wanted, result)
+    head = b'{"inputs": [{"name": "coord", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}]}'
+    assert list(v2.decode(head, 0, 10).outputs) == list(v2.OUTPUTS)
+    assert list(v2.decode(head, 0, 10, objects=True).outputs) == [*v2.OUTPUTS, *v2.OBJECTS]
+    plain = v2.metadata({"name": "plain", "family": "f", "classes": []})
+    assert [output["name"] for output in plain["outputs"]] == list(NAMES)
 
 
 def infer_json(**arrays: np.ndarray) -> str:
