@@ -28,7 +28,7 @@ from service.models import catalogue
 from service.models.model import Model
 from service.models.shelf import Shelf
 from service.settings import Settings, settings
-from service.values import Answer, PointCloud
+from service.values import Answer, PointCloud, Segmentation
 
 INTAKES = {"cuda": 2, "cpu": 1}
 """Threads that prepare clouds. On a GPU a preparation is many short kernels, so that two of them go side by side."""
