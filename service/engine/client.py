@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all, has_hung_up
 from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
 from service.formats.format import Format, Options
 from service.values import (
+    Classification,
+    Embedding,
     Measurement,
     Segmentation,
+    classification_from,
+    embedding_from,
     measurement_from,
     segmentation_from,
     segmentation_message,
@@ -155,6 +160,37 @@ class EngineClient:
             found = shared.unpack(answers[0], reply["layout"]) if answers else {"label": np.empty(0, np.int32)}
             segmentation = segmentation_from(reply["segmentation"], found)
         return dataclasses.replace(segmentation, warnings=(*cloud.notes, *segmentation.warnings))
+
+    def classify(
+        self, cloud: DecodedCloud, model: str, deadline: float, *, request_id: str = "", gone: Gone | None = None
+    ) -> Classification:
+        """Return the class of a cloud as a whole; arguments and errors as of `segment`."""
+        found = classification_from(*self._summarise("classify", cloud, model, deadline, request_id, gone))
+        return dataclasses.replace(found, warnings=(*cloud.notes, *found.warnings))
+
+    def embed(
+        self, cloud: DecodedCloud, model: str, deadline: float, *, request_id: str = "", gone: Gone | None = None
+    ) -> Embedding:
+        """Return features of a cloud's points; arguments and errors as of `segment`."""
+        found = embedding_from(*self._summarise("embed", cloud, model, deadline, request_id, gone))
+        return dataclasses.replace(found, warnings=(*cloud.notes, *found.warnings))
+
+    def _summarise(
+        self,
+        task: str,
+        cloud: DecodedCloud,
+        model: str,
+        deadline: float,
+        request_id: str,
+        gone: Gone | None,
+    ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Have a cloud looked at for something else than labels; return what is said of it, and its arrays."""
+        wishes = {"model": model, "task": task, "scores": False, "tta": "none", "arrays": True}
+        message = {"op": "segment", **wishes, "points": cloud.points, "layout": cloud.layout}
+        own = () if cloud.descriptor is None else (cloud.descriptor,)
+        reply, answers = self._ask(message, own, deadline, request_id, gone)
+        with _closing(answers):
+            return reply["segmentation"], shared.unpack(answers[0], reply["layout"])
 
     def measure(
         self,

@@ -41,15 +41,15 @@ class Wishes:
         scores: class probabilities, and confidence with them.
         confidence: the probability of the chosen class.
         tta: `none`, one pass; `full`, the test-time procedure of the model's recipe.
-        task: what is wanted of the model, out of `service.values.TASKS`.
         condition: the dataset whose norms, head and classes shall be used; None: the one of the model's configuration.
+        task: what is wanted of the model, out of `service.values.TASKS`.
     """
 
     scores: bool = False
     confidence: bool = False
     tta: str = "none"
-    task: str = "segment"
     condition: str | None = None
+    task: str = "segment"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceE
         return MalformedRequest(_cannot(model, wishes.task))
     if wishes.tta not in TTA:
         return MalformedRequest(f"tta {wishes.tta!r} is unknown: use none or full")
+    if wishes.tta == "full" and wishes.task != "segment":
+        return MalformedRequest(f"tta=full labels points and cannot {wishes.task}: use tta=none")
     if wishes.tta == "full" and not model.recipe.augmentations:
         return MalformedRequest(f"the model {model.card.name} has no test-time augmentations: use tta=none")
 

@@ -30,6 +30,7 @@ from service.web import (
     progress,
     room,
     segment,
+    summary,
     v2,
 )
 from service.web.body import SharedFileRequest
@@ -52,7 +53,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFla
     app.config["TRUSTED_HOSTS"] = [name.strip() for name in settings.hosts.split(",") if name.strip()] or None
     _describe(app)
     problems.install(app)
-    for module in (segment, measure, models, v2, health, metrics, docs, page, progress):
+    for module in (segment, measure, summary, models, v2, health, metrics, docs, page, progress):
         app.register_blueprint(module.blueprint)
     app.before_request(_begin)
     access.install(app, _keys(settings), settings)

@@ -9,7 +9,8 @@ from service.web import openapi_v2
 from service.web.access import HEADER
 from service.web.measure_schemas import MEDIA_TYPES, MeasureAnswer, MeasureQuery
 from service.web.problems import MEDIA_TYPE
-from service.web.schemas import CloudQuery, Problem, SegmentAnswer, SegmentQuery
+from service.web.schemas import ClassifyAnswer, CloudQuery, Problem, SegmentAnswer, SegmentQuery, SummaryQuery
+from service.web.summary import NPZ
 from service.wire.outputs import WRITABLE
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -43,13 +44,16 @@ _POINTS = {
 def complete(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description with bodies, file answers and problems added."""
     schemas = spec.setdefault("components", {}).setdefault("schemas", {})
-    for model in (SegmentAnswer, MeasureAnswer, Problem):
+    for model in (SegmentAnswer, MeasureAnswer, ClassifyAnswer, Problem):
         described = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(described.pop("$defs", {}))
         schemas[model.__name__] = described
     segment, measure = (spec["paths"][path]["post"] for path in ("/v1/segment", "/v1/measure"))
     _complete_cloud(segment, SegmentQuery, "The labels.", "SegmentAnswer", [f.media_types[0] for f in WRITABLE])
     _complete_cloud(measure, MeasureQuery, "The boxes.", "MeasureAnswer", list(MEDIA_TYPES.values())[1:])
+    classify, embed = (spec["paths"][path]["post"] for path in ("/v1/classify", "/v1/embed"))
+    _complete_cloud(classify, SummaryQuery, "The class.", "ClassifyAnswer", [])
+    _complete_cloud(embed, SummaryQuery, "The features: an array `feature`.", None, [NPZ.media_types[0]])
     openapi_v2.complete(spec)
     spec["paths"].pop("/", None)  # a page
     spec["paths"]["/metrics"]["get"]["responses"]["200"]["content"] = {
@@ -82,7 +86,7 @@ def _add_problems(path: str, responses: dict[str, Any]) -> None:
 
 
 def _complete_cloud(
-    operation: dict[str, Any], query: type[CloudQuery], answer: str, schema_name: str, files_out: list[str]
+    operation: dict[str, Any], query: type[CloudQuery], answer: str, schema_name: str | None, files_out: list[str]
 ) -> None:
     """Describe a route that takes a cloud: its options, its body, its answers as JSON and as files."""
     options = query.model_json_schema()["properties"]
@@ -101,8 +105,9 @@ def _complete_cloud(
             "application/json": {"schema": _POINTS},
         },
     }
-    answers = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_name}"}}}
-    answers |= dict.fromkeys(files_out, _BINARY)
+    answers: dict[str, Any] = dict.fromkeys(files_out, _BINARY)
+    if schema_name is not None:
+        answers = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_name}"}}} | answers
     operation["responses"] = {
         "200": {"description": answer, "content": answers},
         **{status: {"description": text} for status, text in _PROBLEMS.items()},

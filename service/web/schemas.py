@@ -54,6 +54,12 @@ class SegmentQuery(CloudQuery):
     scores: Flag = Field(False, description="Also return each point's class probabilities, or in files its confidence.")
 
 
+class SummaryQuery(CloudQuery):
+    """Options of a classification, or of features of points."""
+
+    tta: Literal["none"] = Field("none", description="There is one pass only.")
+
+
 Query = TypeVar("Query", bound=CloudQuery)
 
 
@@ -109,6 +115,29 @@ class SegmentAnswer(BaseModel):
     request_id: str
 
 
+class ClassScore(BaseModel):
+    """One class, and how likely it is."""
+
+    id: int
+    name: str
+    color: str = Field(description="#rrggbb")
+    score: float = Field(description="Its probability, 0 to 1.")
+
+
+class ClassifyAnswer(BaseModel):
+    """The answer of a classification."""
+
+    model: str
+    label: int = Field(description="Id of the likeliest class.")
+    name: str = Field(description="Its name.")
+    score: float = Field(description="Its probability, 0 to 1.")
+    classes: list[ClassScore] = Field(description="All classes, in the order of their ids.")
+    points: int
+    warnings: list[str]
+    timing_ms: dict[str, float]
+    request_id: str
+
+
 class Problem(BaseModel):
     """An error, RFC 9457."""
 
@@ -148,6 +177,10 @@ class CardAnswer(BaseModel):
     )
     reason: str = Field("", description="Why it failed.")
     bytes: int = Field(0, description="Memory that it takes on the device.")
+    tasks: list[str] = Field(
+        ["segment"], description="What it can do: segment, classify, embed; each is the name of its route."
+    )
+    objects: bool = Field(False, description="Whether it tells objects apart; known once it was loaded.")
 
 
 class ModelsAnswer(BaseModel):
@@ -177,7 +210,3 @@ class VerboseHealthAnswer(HealthAnswer):
     workers: list[dict[str, Any]] = Field(description="Each device: its worker's state, work and memory.")
     batches: dict[str, Any] = Field(description="What the devices have run so far.")
     counts: dict[str, int] = Field(description="Clouds that were refused, cancelled, retried; workers that were lost.")
-    tasks: list[str] = Field(
-        ["segment"], description="What it can do: segment, classify, embed; each is the name of its route."
-    )
-    objects: bool = Field(False, description="Whether it tells objects apart; known once it was loaded.")

@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 
 from service import formats
 from service.engine.client import EngineClient
-from service.errors import NotReady, UnknownModel, UnusableModel
+from service.errors import MalformedRequest, NotReady, UnknownModel, UnusableModel
 from service.formats.format import Format
 from service.settings import Settings
 from service.values import Segmentation
@@ -72,25 +72,36 @@ def segment() -> ResponseReturnValue:
             return _json_answer(segmentation, watch)
         written = engine.write(source, target, options, deadline, g.request_id, gone)
     watch.lap("write")
-    return _file_answer(written, target, query.filename or upload.filename, segmentation.warnings, watch)
+    return file_answer(written, target, query.filename or upload.filename, segmentation.warnings, watch)
 
 
-def choose_model(engine: EngineClient, wanted: str | None) -> str:
-    """Return the name of the model to use.
+def choose_model(engine: EngineClient, wanted: str | None, task: str = "segment") -> str:
+    """Return the name of the model to use for a task out of `service.values.TASKS`.
 
     Raises:
         UnusableModel: it is known not to work, and why.
+        MalformedRequest: it is no model for that.
         UnknownModel, NotReady: as `find_model`.
     """
-    card = find_model(engine, wanted)
-    if card.get("state") == "failed":
-        raise UnusableModel(f"the model {card['name']} cannot be used: {card['reason']}")
+    card = find_model(engine, wanted, task)
     name: str = card["name"]
+    if card.get("state") == "failed":
+        raise UnusableModel(f"the model {name} cannot be used: {card['reason']}")
+    tasks = _tasks(card)
+    if task not in tasks:
+        routes = ", ".join(f"POST /v1/{one}" for one in tasks)
+        raise MalformedRequest(f"the model {name} cannot {task}; it serves {routes}")
     return name
 
 
-def find_model(engine: EngineClient, wanted: str | None) -> dict[str, Any]:
-    """Return the card of a model as the engine has it, whatever its state; the default one where none is named.
+def _tasks(card: dict[str, Any]) -> list[str]:
+    return list(card.get("tasks", ("segment",)))
+
+
+def find_model(engine: EngineClient, wanted: str | None, task: str = "segment") -> dict[str, Any]:
+    """Return the card of a model as the engine has it, whatever its state.
+
+    Where none is named, it is the first one that can do the task, or else the first one.
 
     Raises:
         UnknownModel: it is not served.
@@ -104,7 +115,9 @@ def find_model(engine: EngineClient, wanted: str | None) -> dict[str, Any]:
         raise NotReady(status["reason"], retry_after_s=5)
     if wanted is not None and wanted not in cards:
         raise UnknownModel(f"there is no model {wanted!r}; there are: {', '.join(cards)}")
-    return cards[wanted or next(iter(cards))]
+    if wanted is not None:
+        return cards[wanted]
+    return next((card for card in cards.values() if task in _tasks(card)), next(iter(cards.values())))
 
 
 def _json_answer(segmentation: Segmentation, watch: Stopwatch) -> Response:
@@ -114,14 +127,20 @@ def _json_answer(segmentation: Segmentation, watch: Stopwatch) -> Response:
     return response
 
 
-def _file_answer(
-    descriptor: int, target: Format, filename: str | None, warnings: Sequence[str], watch: Stopwatch
+def file_answer(
+    descriptor: int,
+    target: Format,
+    filename: str | None,
+    warnings: Sequence[str],
+    watch: Stopwatch,
+    suffix: str = "_labelled",
 ) -> Response:
+    """Return the answer that is a file; its descriptor is closed with it. Its name is the user's own with a suffix."""
     size = os.fstat(descriptor).st_size
     file = os.fdopen(descriptor, "rb")
     file.seek(0)
     response = send_file(
-        file, mimetype=target.media_types[0], as_attachment=True, download_name=labelled_name(filename, target)
+        file, mimetype=target.media_types[0], as_attachment=True, download_name=labelled_name(filename, target, suffix)
     )
     response.content_length = size
     response.headers["Server-Timing"] = watch.header()
@@ -131,7 +150,7 @@ def _file_answer(
     return response
 
 
-def labelled_name(filename: str | None, target: Format) -> str:
+def labelled_name(filename: str | None, target: Format, suffix: str = "_labelled") -> str:
     """Return the name of the labelled file: `scan.ply` becomes `scan_labelled.las`."""
     stem = (filename or "cloud").replace("\\", "/").rsplit("/", 1)[-1]
     for suffix in sorted({suffix for known in formats.FORMATS for suffix in known.suffixes}, key=len, reverse=True):
@@ -139,4 +158,4 @@ def labelled_name(filename: str | None, target: Format) -> str:
             stem = stem[: -len(suffix)]
             break
     stem = "".join(c for c in stem if c.isprintable() and c not in '"\\/')[:100].strip(". ") or "cloud"
-    return f"{stem}_labelled{target.suffixes[0]}"
+    return f"{stem}{suffix}{target.suffixes[0]}"
