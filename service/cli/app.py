@@ -126,13 +126,16 @@ def segment(
     tta: Annotated[
         Tta, typer.Option(help="full: look at each cloud under the augmentations of the model's configuration.")
     ] = Tta.none,
+    condition: Annotated[
+        str | None, typer.Option(help="Of a model that was trained on several datasets, the one that is meant.")
+    ] = None,
     device: Device = None,
     api_key: ApiKey = None,
 ) -> None:
     """Label files: through a running service (--url), or with an engine of one's own that ends with the command."""
     from service.cli import segment as command
 
-    job = command.Job(out, output.value, format, model, scores, tta.value)
+    job = command.Job(out, output.value, format, model, scores, tta.value, condition)
     if url is not None:
         failed = command.segment_remotely(files, job, url, _settings(api_key=api_key).api_key)
     else:

@@ -43,6 +43,7 @@ class Job:
     model: str | None = None
     scores: bool = False
     tta: str = "none"
+    condition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def segment_remotely(files: Sequence[Path], job: Job, url: str, api_key: str = "
     """Label files through the service at `url`; return how many failed."""
     remote = Remote(url, api_key=api_key)
     options = {"output": job.output, "format": job.format, "model": job.model, "scores": "true" if job.scores else None}
-    options["tta"] = job.tta if job.tta != "none" else None
+    options |= {"tta": job.tta if job.tta != "none" else None, "condition": job.condition}
     query = {name: value for name, value in options.items() if value is not None}
 
     def label(path: Path, out: BinaryIO, _report: Report) -> Done:
@@ -100,7 +101,15 @@ def _label_here(
         with engine.read(body, source, options, deadline) as cloud:
             name = uuid.uuid4().hex
             with _watched(engine, name, report):
-                segmentation = engine.segment(cloud, model, deadline, scores=job.scores, tta=job.tta, request_id=name)
+                segmentation = engine.segment(
+                    cloud,
+                    model,
+                    deadline,
+                    scores=job.scores,
+                    tta=job.tta,
+                    condition=job.condition,
+                    request_id=name,
+                )
             done = Done(target.suffixes[0] if target else ".json", len(segmentation.label), segmentation.warnings)
             if target is None:
                 out.write(json_v1.encode(segmentation, segmentation.timing_ms, ""))

@@ -135,6 +135,7 @@ class EngineClient:
         *,
         scores: bool = False,
         tta: str = "none",
+        condition: str | None = None,
         arrays: bool = True,
         request_id: str = "",
         gone: Gone | None = None,
@@ -146,12 +147,13 @@ class EngineClient:
             model: name of the model.
             scores: whether to return confidence and class probabilities too.
             tta: `none`, one pass; `full`, the test-time procedure of the model.
+            condition: the dataset that a model of several shall take the cloud to be of; None: its configuration's.
             arrays: False: the labels of what `read` returned stay with the engine, for `write`; here they are empty.
 
         Raises:
             UnknownModel, UnusableCloud, Overloaded, FatalCloud: why there is no answer.
         """
-        wishes = {"model": model, "scores": scores, "tta": tta}
+        wishes = {"model": model, "scores": scores, "tta": tta, "condition": condition}
         message = {"op": "segment", **wishes, "points": cloud.points, "layout": cloud.layout}
         message["arrays"] = arrays
         own = () if cloud.descriptor is None else (cloud.descriptor,)

@@ -198,7 +198,8 @@ class Deadly:
 
     @staticmethod
     def _key(job: Job) -> tuple[int, bytes]:
-        digest = hashlib.blake2b(repr((job.message.get("model"), job.message.get("tta"))).encode(), digest_size=16)
+        wishes = [job.message.get(name) for name in ("model", "tta", "condition")]
+        digest = hashlib.blake2b(repr(wishes).encode(), digest_size=16)
         with shared.view(job.descriptor) as content:
             digest.update(content)
         return job.points, digest.digest()

@@ -170,7 +170,8 @@ class Worker:
     def wishes(self, message: Message) -> Wishes:
         """Return what a request wants."""
         task = message.get("task", "segment")
-        return Wishes(bool(message["scores"]), bool(message.get("confidence")), message.get("tta", "none"), task=task)
+        tta, condition = message.get("tta", "none"), message.get("condition")
+        return Wishes(bool(message["scores"]), bool(message.get("confidence")), tta, condition, task)
 
     @torch.inference_mode()
     def prepare(self, model: str, cloud: PointCloud, wishes: Wishes) -> tuple[Ready | OutOfMemory, int] | ServiceError:

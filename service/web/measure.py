@@ -53,7 +53,7 @@ def measure() -> ResponseReturnValue:
         calls: dict[str, Any] = {"request_id": g.request_id, "gone": gone}
         with engine.read(upload.descriptor, source, options, deadline, metres_per_unit=unit or 1.0, **calls) as cloud:
             watch.lap("read")
-            segmentation = engine.segment(cloud, model, deadline, tta=query.tta, **calls)
+            segmentation = engine.segment(cloud, model, deadline, tta=query.tta, condition=query.condition, **calls)
             watch.within("segment", segmentation.timing_ms)
             if segmentation.instance is None:
                 raise MalformedRequest(

@@ -33,6 +33,12 @@ class CloudQuery(BaseModel):
         description="full: the test-time procedure of the model's own configuration, many passes under augmentations; "
         "none: one pass.",
     )
+    condition: str | None = Field(
+        None,
+        description="Of a model that was trained on several datasets, the one whose norms, head and classes are used; "
+        "its card names them. The one of its configuration when absent.",
+        max_length=100,
+    )
     columns: str | None = Field(
         None, description="Columns of a text file, separated by commas: x,y,z,red,green,blue,intensity,nx,ny,nz,..."
     )

@@ -61,6 +61,7 @@ def segment() -> ResponseReturnValue:
             deadline,
             scores=query.scores,
             tta=query.tta,
+            condition=query.condition,
             arrays=target is None,
             request_id=g.request_id,
             gone=gone,

@@ -217,7 +217,11 @@ def _cloud(upload: Upload, wanted: v2.InferRequest, head_bytes: int) -> DecodedC
 
 def _segment(cloud: DecodedCloud, model: str, deadline: float, wanted: v2.InferRequest) -> Segmentation:
     scores = bool(wanted.outputs.keys() & {"scores", "confidence"})
-    return _engine().segment(cloud, model, deadline, scores=scores, request_id=g.request_id, gone=client.gone(request))
+    condition = wanted.parameters.get("condition")
+    if condition is not None and not isinstance(condition, str):
+        raise MalformedRequest("parameter condition must be a text, the name of one of the model's data sets")
+    calls = {"request_id": g.request_id, "gone": client.gone(request)}
+    return _engine().segment(cloud, model, deadline, scores=scores, condition=condition, **calls)
 
 
 def _timeout(wanted: v2.InferRequest) -> float:
