@@ -154,9 +154,9 @@ def file_answer(
 def labelled_name(filename: str | None, target: Format, suffix: str = "_labelled") -> str:
     """Return the name of the labelled file: `scan.ply` becomes `scan_labelled.las`."""
     stem = (filename or "cloud").replace("\\", "/").rsplit("/", 1)[-1]
-    for suffix in sorted({suffix for known in formats.FORMATS for suffix in known.suffixes}, key=len, reverse=True):
-        if stem.lower().endswith(suffix):
-            stem = stem[: -len(suffix)]
+    for ending in sorted({ending for known in formats.FORMATS for ending in known.suffixes}, key=len, reverse=True):
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
             break
     stem = "".join(c for c in stem if c.isprintable() and c not in '"\\/')[:100].strip(". ") or "cloud"
     return f"{stem}{suffix}{target.suffixes[0]}"
