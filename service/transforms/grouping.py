@@ -27,6 +27,8 @@ CHANNELS = 3
 """What a network says of a voxel beside its class: the way to the middle of its object, in metres."""
 _MOST_DISTANCES = 1 << 22
 """Distances that are computed at once."""
+_MOST_CELLS = 1 << 62
+"""Numbers that cells may have."""
 _SMALL = 64
 """Distances between the points of two cells up to which many such pairs are looked at together."""
 _REACH = 2
@@ -128,7 +130,7 @@ class _Cells:
         at, self._steps = _close_up(np.floor(scaled).astype(np.int64))
         labels, rank = np.unique(label, return_inverse=True)
         volume = int(self._steps[0]) * (int(at[:, 0].max()) + _REACH + 1)
-        if volume * len(labels) >= 1 << 62:
+        if volume * len(labels) >= _MOST_CELLS:
             raise UnusableCloud(
                 "The cloud's objects cannot be told apart: the model's votes lie too far from one another."
             )
