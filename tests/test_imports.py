@@ -30,7 +30,7 @@ ROOMS = {
     "gpu": set(),
     "checkpoints": set(),
     "environment": {"gpu", ""},
-    "engine": {"formats", "transforms", "models", "measure", "gpu", "environment", "settings", "logs"},
+    "engine": {"formats", "transforms", "models", "measure", "picture", "gpu", "environment", "settings", "logs"},
     "web": {"wire", "formats", "engine", "settings", "logs", "keys", ""},
     "wsgi": {"web", "settings", "logs"},
     "serve": {"engine", "settings", "logs", "keys"},

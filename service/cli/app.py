@@ -53,6 +53,14 @@ class Tta(str, Enum):
     full = "full"
 
 
+class Units(str, Enum):
+    """Units of coordinates that `measure` knows."""
+
+    m = "m"
+    cm = "cm"
+    mm = "mm"
+
+
 class Color(str, Enum):
     """What `render` colours points by."""
 
@@ -141,6 +149,44 @@ def segment(
     else:
         settings = _settings(models=[model] if model else None, device=device, quiet=True)
         failed = command.segment_here(files, job, settings)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def measure(
+    files: Annotated[list[Path], typer.Argument(help="Point clouds.", exists=True, dir_okay=False, readable=True)],
+    url: Url = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The cloud with its boxes drawn, .ply or .png; {} in the name stands for the file's."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of a table.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values in the place of a table.")] = False,
+    units: Annotated[
+        Units | None, typer.Option(help="Unit of the coordinates; metres or millimetres by the cloud's size.")
+    ] = None,
+    up: Annotated[str | None, typer.Option(help="x,y,z of the direction away from what the boxes stand on.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of the files, where names and contents do not say.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model; the first one when absent.")] = None,
+    device: Device = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Measure the boxes in files: through a running service (--url), or with an engine of one's own."""
+    from service.cli import measure as command
+
+    if json and csv:
+        raise typer.BadParameter("--json and --csv exclude each other")
+    form = "json" if json else "csv" if csv else "table"
+    job = command.Job(form, output, format, model, units.value if units else None, command.direction(up))
+    if url is not None:
+        failed = command.measure_remotely(files, job, url, _settings(api_key=api_key).api_key)
+    else:
+        settings = _settings(models=[model] if model else None, device=device, quiet=True)
+        failed = command.measure_here(files, job, settings)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -77,10 +77,17 @@ class Remote:
         Raises:
             ServiceError: the service's own sentence, or that it cannot be reached.
         """
+        return self._send("/v1/segment", path, out, options)
+
+    def measure(self, path: Path, out: BinaryIO, options: Mapping[str, str]) -> Answer:
+        """Send a file and write the answer of the measurement to `out`; arguments and errors as in `segment`."""
+        return self._send("/v1/measure", path, out, options)
+
+    def _send(self, route: str, path: Path, out: BinaryIO, options: Mapping[str, str]) -> Answer:
         query = urlencode({**options, "filename": path.name}, quote_via=quote)
         with path.open("rb") as file:
             headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
-            connection, response = self._ask("POST", f"/v1/segment?{query}", file, headers)
+            connection, response = self._ask("POST", f"{route}?{query}", file, headers)
         try:
             if response.status != 200:
                 raise _failure(response.status, response.read())

@@ -104,6 +104,11 @@ def measure(message: Message, cloud: int, result: int) -> tuple[Message, int]:
     found = measures.measure(coord, segmentation, measures.Frame(**message["frame"]))
     descriptor = shared.create()
     try:
+        if message["drawing"] != "none":
+            from service.engine import drawing  # few requests draw, and the library takes memory
+
+            with open(os.dup(descriptor), "wb") as out:
+                drawing.write(message["drawing"], coord / message["frame"]["metres_per_unit"], segmentation, found, out)
         shared.seal(descriptor)
     except BaseException:
         os.close(descriptor)

@@ -64,14 +64,15 @@ def noise(coord: Floats) -> float:
     """Return the noise of points (n, 3) across their surface: that of its flat patches, metres."""
     seeds = coord[:: max(1, len(coord) // 60)]
     sample = coord[:: max(1, len(coord) // 4000)]
-    extent = float(np.linalg.norm(np.subtract(*np.percentile(sample, [97, 3], axis=0))))
+    low, high = np.percentile(sample, [3, 97], axis=0)
+    extent = float(np.linalg.norm(high - low))
     found = []
     for seed in seeds:
         away = ((sample - seed) ** 2).sum(axis=1)
         patch = sample[away < (_PATCH * extent) ** 2]
         if len(patch) >= 10:
             found.append(float(np.linalg.eigvalsh(np.cov(patch.T))[0]))
-    return float(np.sqrt(max(np.percentile(found, 30), 0.0))) if found else 0.002
+    return float(max(float(np.percentile(found, 30)), 0.0) ** 0.5) if found else 0.002
 
 
 def sides(
@@ -171,7 +172,7 @@ def _headed(axes: Axes, axis: int, flat: Floats) -> Axes:
     place = place - place.mean(axis=0)
 
     def turned(angle: float) -> Floats:
-        c, s = np.cos(angle), np.sin(angle)
+        c, s = float(np.cos(angle)), float(np.sin(angle))
         found: Floats = place @ np.array([[c, -s], [s, c]])
         return found
 
@@ -179,9 +180,9 @@ def _headed(axes: Axes, axis: int, flat: Floats) -> Axes:
         span = np.subtract(*np.percentile(turned(angle), [99, 1], axis=0))
         return float(span[0] * span[1])
 
-    best = min(np.radians(np.arange(0.0, 90.0, 3.0)), key=area)
+    best = min(np.radians(np.arange(0.0, 90.0, 3.0)).tolist(), key=area)
     for step in (1.0, 0.3):
-        best = min(best + np.radians(np.arange(-4, 5) * step), key=area)
+        best = min((best + np.radians(np.arange(-4, 5) * step)).tolist(), key=area)
     for _ in range(3):
         best += _skew(turned(best))
     c, s = np.cos(best), np.sin(best)

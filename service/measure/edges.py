@@ -97,10 +97,12 @@ def settle(strips: Strips, free: Mask, noise: float) -> Edge | None:
     line = float(np.percentile(top, 75))
     good = np.abs(top - line) < margin
     for _ in range(2):
-        line = float(np.median(top[good]))
-        good = np.abs(top - line) < margin
         if good.sum() < 3:
             return None
+        line = float(np.median(top[good]))
+        good = np.abs(top - line) < margin
+    if good.sum() < 3:
+        return None
     along, kept = along[good], top[good]
     position = float(np.median(kept))
     spread = 1.4826 * float(np.median(np.abs(kept - position))) + 0.2 * strips.gap

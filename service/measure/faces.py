@@ -15,7 +15,7 @@ _LEAST, _LEAST_SHARE = 20, 0.03
 _BEHIND = 0.85
 _SQUARE = float(np.sin(np.radians(14)))
 _SAME = float(np.cos(np.radians(14)))
-_LEVEL = float(np.cos(np.radians(7)))
+_LEVEL_DEGREES = 5.0
 _REACH = 0.35
 
 
@@ -43,8 +43,8 @@ def find(coord: Floats, tolerance: float, seen_from_zero: bool) -> list[Face]:
         tolerance: metres from a plane within which points lie on it.
         seen_from_zero: whether the sensor stood at zero, so that every face it saw faces zero.
     """
-    extent = np.subtract(*np.percentile(coord, [97, 3], axis=0))
-    reach = _REACH * float(np.linalg.norm(extent))
+    low, high = np.percentile(coord, [3, 97], axis=0)
+    reach = _REACH * float(np.linalg.norm(high - low))
     left = np.arange(len(coord))
     found: list[Face] = []
     for _ in range(_MOST):
@@ -114,7 +114,7 @@ def frame(coord: Floats, found: Sequence[Face], up: Floats | None, tolerance: fl
     """
     normals = np.array([face.plane.normal for face in found])
     weight = np.array([_sureness(coord[face.rows], tolerance) for face in found])
-    standing = None if up is None else _stands(normals, up)
+    standing = None if up is None else _stands(normals, weight, up)
     third = up if standing and up is not None else None
     rows = _rotation(normals, weight, third)
     slots: list[tuple[Face, int] | None] = [None, None, None]
@@ -135,10 +135,11 @@ def _sureness(coord: Floats, tolerance: float) -> float:
     return 1.0 / (variance + np.radians(0.4) ** 2)
 
 
-def _stands(normals: Floats, up: Floats) -> bool:
-    """Return whether faces with these normals are those of a box whose one axis is upright."""
-    upright = np.abs(normals @ up)
-    return bool(((upright > _LEVEL) | (upright < np.sqrt(1 - _LEVEL**2))).all())
+def _stands(normals: Floats, weight: Floats, up: Floats) -> bool:
+    """Return whether faces with these normals are those of a box whose one axis is upright, as sure as they are."""
+    upright = np.degrees(np.arcsin(np.abs(normals @ up).clip(max=1)))
+    aslant = np.minimum(upright, 90 - upright)
+    return bool((aslant < _LEVEL_DEGREES + 2 * np.degrees(weight**-0.5)).all())
 
 
 def _rotation(normals: Floats, weight: Floats, third: Floats | None) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from service.picture.lines import Line, Note, trace
 from service.picture.view import View, choose_view
 
 MOST_POINTS = 4_000_000
@@ -37,6 +38,8 @@ def draw(
     legend: Sequence[Entry] = (),
     title: str = "",
     size: tuple[int, int] = (1200, 800),
+    lines: Sequence[Line] = (),
+    notes: Sequence[Note] = (),
 ) -> Image.Image:
     """Return a picture of a cloud on white.
 
@@ -46,6 +49,7 @@ def draw(
         legend: what the colours mean; no legend when empty.
         title: a line above the cloud.
         size: width and height in pixels.
+        lines, notes: what to draw over the cloud, in its frame.
 
     Raises:
         ValueError: no row of `coord` is finite.
@@ -71,6 +75,7 @@ def draw(
     drawn = index >= 0
     pixels[drawn] = (color[index[drawn]] * shade[drawn, None]).astype(np.uint8)
     picture = Image.fromarray(pixels).resize(size, Image.Resampling.BOX)
+    trace(picture, view, SUPERSAMPLING, lines, notes)
     _annotate(ImageDraw.Draw(picture), placed, total, legend_top, title)
     return picture
 

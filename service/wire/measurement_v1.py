@@ -88,12 +88,15 @@ def tabulate(measurement: Measurement) -> bytes:
     out = io.StringIO()
     table = csv.writer(out)
     table.writerow(COLUMNS)
-    for box in measurement.boxes:
-        one = describe(box)
-        center = one["center"] or (None,) * 3
-        row = [one[name] for name in COLUMNS[:10]] + list(one["uncertainty"].values())
-        table.writerow([*row, one["pose"], " ".join(one["faces_seen"]), *center])
+    table.writerows(row(describe(box)) for box in measurement.boxes)
     return out.getvalue().encode()
+
+
+def row(box: Mapping[str, Any]) -> list[Any]:
+    """Return a described box as the values of COLUMNS."""
+    center = box["center"] or (None,) * 3
+    numbers = [box[name] for name in COLUMNS[:10]] + list(box["uncertainty"].values())
+    return [*numbers, box["pose"], " ".join(box["faces_seen"]), *center]
 
 
 def _rounded(values: tuple[float, ...], digits: int) -> tuple[float, ...]:
