@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
   cat <<'TEXT'
 Usage: ./run_local.sh [--port N] [--model NAME] [--once]
-       ./run_local.sh --setup [--tests]
+       ./run_local.sh --setup [--tests] [--packages]
 
 Sets up a virtual environment in .venv (once: 3 GB to download, 6 GB of disk, 10 GB while it is made),
 starts the service on 127.0.0.1, sends it samples/parcels.ply, writes the labelled cloud and a picture
@@ -15,7 +15,8 @@ of it under output/ and keeps the service running until Ctrl-C.
   --model NAME  serve this model instead of the bundled one, "parcels"
   --once        stop after the sample; the exit status is 0 when it was labelled
   --setup       only set up .venv
-  --tests       with --setup: also what lint, type checks and tests need
+  --tests       with --setup: also what lint, type checks and tests need; on Debian, as root, Chromium too
+  --packages    with --setup: only what pip downloads; libs/ stays as it is
   --help        this text
 
 Environment: PYTHON names the interpreter to use (3.10, 3.11 or 3.12); otherwise one is looked for.
@@ -91,11 +92,13 @@ make_venv() {
 
 # Runs pip with its progress on the terminal and its complaints in the log; a failure becomes one sentence.
 install() {
-  local why quiet=""
-  [ -t 1 ] || quiet=-q
+  local why options=()
+  [ -t 1 ] || options+=(-q)
+  # What is imported is compiled then; all 11,000 modules would take pip another 40 s.
+  [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || options+=(--no-compile)
   # Wheels are unpacked from pip's temporary folder: /tmp may be a small memory disk, so it is beside them.
   mkdir -p "$venv/tmp"
-  if TMPDIR=$venv/tmp "$venv/bin/python" -m pip --disable-pip-version-check install $quiet --retries 2 "$@" 2>>"$log"; then
+  if TMPDIR=$venv/tmp "$venv/bin/python" -m pip --disable-pip-version-check install ${options[@]+"${options[@]}"} --retries 2 "$@" 2>>"$log"; then
     return
   fi
   if grep -qiE 'no space left|disk quota' "$log"; then
@@ -123,11 +126,26 @@ set_up() {
     rm -rf "$venv/tmp"
     printf '%s %s\n' "$extras" "$now" >"$stamp"
   fi
+  [ "$1" != tests ] || install_browser
   compgen -G "$venv/lib/python*/site-packages/spconv_cu124-*" >/dev/null ||
     say "spconv has no wheel for $(uname -s) on $(uname -m); going on without it: the service's own engine does its work."
+  [ "$2" = libs ] || return 0
   for lib in libs/*/; do
     [ ! -f "${lib}setup.py" ] || build_lib "${lib%/}" "$1"
   done
+}
+
+# What the tests of the page drive; without it they skip. Ubuntu has no such packages: its Chromium comes by snap.
+install_browser() {
+  ! command -v chromedriver >/dev/null 2>&1 || return 0
+  if [ "$EUID" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    say "There is no Chromium with chromedriver: the tests of the page will skip (Debian: apt install chromium chromium-driver)."
+    return 0
+  fi
+  say "Installing Chromium, for the tests of the page ..."
+  if ! { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } >>"$log" 2>&1; then
+    say "Warning: apt could not install Chromium (details in .venv/setup.log); the tests of the page will skip."
+  fi
 }
 
 # Builds one folder of libs/. Where that is not possible the service runs without it; the tests then want to know.
@@ -159,7 +177,7 @@ has_headers() {
   "$venv/bin/python" -c 'import os, sys, sysconfig; sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))'
 }
 
-mode=run tests=no
+mode=run tests=no libs=libs
 options=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -175,13 +193,14 @@ while [ $# -gt 0 ]; do
     --port=* | --model=* | --once) options+=("$1") ;;
     --setup) mode=setup ;;
     --tests) tests=tests ;;
+    --packages) libs=no ;;
     *) misuse "unknown option $1" ;;
   esac
   shift
 done
-[ "$mode" = setup ] || [ "$tests" = no ] || misuse "--tests goes with --setup"
+[ "$mode" = setup ] || [ "$tests$libs" = nolibs ] || misuse "--tests and --packages go with --setup"
 
-set_up "$tests"
+set_up "$tests" "$libs"
 [ "$mode" = run ] || exit 0
 # exec: signals go straight to the process that owns the service. (The odd expansion is for bash 3 with set -u.)
 exec "$venv/bin/python" -m service.cli demo ${options[@]+"${options[@]}"}

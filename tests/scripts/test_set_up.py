@@ -86,11 +86,11 @@ def only_sentence(result: subprocess.CompletedProcess[str], status: int = 1) -> 
 def test_help_names_every_option(clone: Clone) -> None:
     result = clone.run("--help")
     assert result.returncode == 0
-    for option in ("--port", "--model", "--once", "--setup", "--tests", "--help"):
+    for option in ("--port", "--model", "--once", "--setup", "--tests", "--packages", "--help"):
         assert option in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--prot", "80"], ["--port"], ["extra"], ["--tests"]])
+@pytest.mark.parametrize("arguments", [["--prot", "80"], ["--port"], ["extra"], ["--tests"], ["--packages"]])
 def test_misuse(clone: Clone, arguments: list[str]) -> None:
     assert "--help" in only_sentence(clone.run(*arguments), status=2)
 
@@ -166,6 +166,13 @@ def test_installs_once_and_again_when_the_pins_change(clone: Clone) -> None:
     assert len(clone.pip_calls()) > called
 
 
+@pytest.mark.parametrize(("kept", "compiled"), [("", False), ("1", True)])
+def test_pip_compiles_only_where_python_would_do_it_again_and_again(clone: Clone, kept: str, compiled: bool) -> None:
+    clone.environment_made()
+    assert clone.run("--setup", PYTHONDONTWRITEBYTECODE=kept).returncode == 0
+    assert all(("--no-compile" not in call) == compiled for call in clone.pip_calls())
+
+
 def test_what_the_tests_need_holds_for_running_too(clone: Clone) -> None:
     clone.environment_made()
     assert clone.run("--setup").returncode == 0
@@ -190,6 +197,8 @@ def test_builds_libs_when_they_are_there(clone: Clone) -> None:
     assert not any("libs/shiny" in call for call in clone.pip_calls())
 
     clone.program("c++", "exit 0")
+    assert clone.run("--setup", "--packages").returncode == 0
+    assert not any("libs/shiny" in call for call in clone.pip_calls())
     assert clone.run("--setup").returncode == 0
     assert [call for call in clone.pip_calls() if "libs/shiny" in call and "--no-build-isolation" in call]
     called = len(clone.pip_calls())
