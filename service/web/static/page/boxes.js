@@ -96,8 +96,10 @@ export class BoxSet {
       tag.hidden = !shown || !one;
       if (tag.hidden) return;
       const middles = edgesAlong(one, axis).map(([from, to]) => project(from.clone().add(to).multiplyScalar(0.5)));
-      // The lowest edge in the picture for what lies, the nearest for what stands: those are on the outline.
-      const best = middles.reduce((a, b) => ((axis < 2 ? b.y > a.y : b.depth < a.depth) ? b : a));
+      // The lowest edge in the picture for what lies, the outermost for what stands: nothing of the box hides those.
+      const across = project(one.center).x;
+      const better = (a, b) => (axis < 2 ? b.y > a.y : Math.abs(b.x - across) > Math.abs(a.x - across));
+      const best = middles.reduce((a, b) => (better(a, b) ? b : a));
       tag.hidden = best.depth <= 0;
       tag.textContent = this._words(one.box).sides[axis];
       tag.style.transform = `translate(${best.x.toFixed(1)}px, ${best.y.toFixed(1)}px) translate(-50%, -50%)`;

@@ -14,13 +14,13 @@ const TOP = 65535;
  *   paint: Uint8Array, 4 a point: red, green, blue, 255; null where the file has no colours
  *   has: which of intensity, confidence, instance there is
  *   intensity: [low, high] that 0 and 65535 stand for
- *   labels: [[class id, points]]; objects: most object number + 1
+ *   classes: as in parsePly; labels: [[class id, points]]; objects: most object number + 1
  *
  * The points are in an order of which every beginning is spread evenly over the file: fewer of them are drawn while
  * the view moves.
  */
 export function readCloud(buffer) {
-  const { count, properties } = parsePly(buffer);
+  const { count, classes, properties } = parsePly(buffer);
   const get = (name) => properties.get(name)?.read;
   const [x, y, z] = ["x", "y", "z"].map(get);
   const origin = middle([x, y, z], count);
@@ -68,6 +68,7 @@ export function readCloud(buffer) {
     paint,
     has: { intensity: Boolean(intensity), confidence: Boolean(confidence), instance: Boolean(instance) },
     intensity: range,
+    classes,
     labels: [...labels],
     objects,
   };

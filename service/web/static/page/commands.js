@@ -9,9 +9,8 @@ export function quoted(text) {
 
 /** Return a curl command that posts a file as a form; `fields` without a value are left out. */
 export function curl(path, fileName, fields, out, withKey) {
-  const parts = ["curl"];
+  const parts = [`curl -F ${quoted(`file=@${fileName}`)}`];
   if (withKey) parts.push(`-H "X-API-Key: $API_KEY"`);
-  parts.push(`-F ${quoted(`file=@${fileName}`)}`);
   for (const [name, value] of Object.entries(fields)) if (value !== "" && value !== undefined) parts.push(`-F ${quoted(`${name}=${value}`)}`);
   parts.push(quoted(`${location.origin}${path}`));
   if (out) parts.push(`-o ${quoted(out)}`);

@@ -14,7 +14,6 @@ const FILES = [
 ];
 const BOXES = [
   ["boxes.csv", "Boxes, CSV", "sizes of the boxes"],
-  ["boxes.png", "Boxes, PNG", "picture of the boxes"],
   ["boxes.json", "Boxes, JSON", "boxes with corners and sizes"],
 ];
 
@@ -39,7 +38,6 @@ export function offerDownloads(result, { fetchFile, fetchBoxes, onProblem }) {
     ply: async () => ({ blob: result.labelled, name: `${result.stem}_labelled.ply` }),
     csv: async () => ({ blob: await toCsv(result.labelled), name: `${result.stem}_labelled.csv` }),
     "boxes.csv": () => fetchBoxes("csv"),
-    "boxes.png": () => fetchBoxes("png"),
     "boxes.json": async () => ({
       blob: new Blob([JSON.stringify(result.measurement, null, 1)], { type: "application/json" }),
       name: `${result.stem}_boxes.json`,

@@ -9,7 +9,8 @@ const ASK_EVERY_MS = 3000;
 
 /** Return the options of a request for labels or boxes. */
 export function query(file, options, more = {}) {
-  return { filename: file.name, model: options.model, tta: options.tta ? "full" : "", ...more };
+  const { model, condition, tta } = options;
+  return { filename: file.name, model, condition, tta: tta ? "full" : "", ...more };
 }
 
 /** Ask now and then how far a long request is, until the returned function is called. */

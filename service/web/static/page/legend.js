@@ -1,7 +1,7 @@
 // The classes with their counts; each can be hidden. For colours that stand for numbers, the ramp.
 
 import { count, element, make, show } from "./dom.js";
-import { NO_CLASS, css, fromHex, rampBytes } from "./palette.js";
+import { NO_CLASS, css, rampBytes } from "./palette.js";
 
 export class Legend {
   /** `onChange(colors, hidden)` is told of a Map of class id to [r, g, b] and of the Set of hidden ids. */
@@ -11,7 +11,7 @@ export class Legend {
     bar.putImageData(new ImageData(Uint8ClampedArray.from(rampBytes()), 256, 1), 0, 0);
   }
 
-  /** Show these classes ([{id, name, color}]); `labels` is [[id, points]]. */
+  /** Show these classes ([{id, name, color: [r, g, b]}]); `labels` is [[id, points]]. */
   set(classes, labels) {
     const counts = new Map(labels);
     const known = new Map(classes.map((one) => [one.id, one]));
@@ -20,7 +20,7 @@ export class Legend {
       else if (!known.has(id)) known.set(id, { id, name: `class ${id}`, color: null });
     }
     const total = labels.reduce((sum, [, points]) => sum + points, 0);
-    this._colors = new Map([...known.values()].map(({ id, color }) => [id, color ? fromHex(color) : NO_CLASS]));
+    this._colors = new Map([...known.values()].map(({ id, color }) => [id, color ?? NO_CLASS]));
     this._hidden = new Set();
     // What there is stands before what there is none of.
     const order = [...known.values()].sort((a, b) => Boolean(counts.get(b.id)) - Boolean(counts.get(a.id)));

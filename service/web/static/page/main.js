@@ -33,8 +33,8 @@ try {
 }
 
 function options() {
-  const [model, units, scores, tta] = ["model", "units", "scores", "tta"].map(element);
-  return { model: model.value, units: units.value, scores: scores.checked, tta: tta.checked };
+  const [model, condition, units] = ["model", "condition", "units"].map((id) => element(id).value);
+  return { model, condition, units, scores: element("scores").checked, tta: element("tta").checked };
 }
 
 /** Take a problem to where it belongs: a missing key to its form, all else to the panel. */
@@ -105,7 +105,7 @@ function showCloud() {
   element("mode").replaceChildren(...modes.map((value) => make("option", { value, textContent: MODE_NAMES[value] })));
   element("mode").value = modes.includes("object") ? "object" : "class";
   view?.setCloud(cloud);
-  legend.set(models.classes(chosen.model), cloud.labels);
+  legend.set(cloud.classes.map((one) => ({ ...one, name: models.className(chosen.model, one.id, one.name) })), cloud.labels);
   colorBy();
   const total = /total;dur=([\d.]+)/.exec(result.timing ?? "")?.[1];
   element("scan-name").textContent = result.file.name;
@@ -185,8 +185,8 @@ function tellCommands(source, chosen, stem, boxes) {
   showCommands(commands);
 }
 
-function frameDrawn({ complete, budget, count: all, fps }) {
-  viewer.dataset.drawn = complete ? "all" : "some";
+function frameDrawn({ resting, budget, count: all, fps }) {
+  viewer.dataset.picture = resting ? "resting" : "moving";
   viewer.dataset.fps = fps.toFixed(1);
   viewer.dataset.budget = budget;
   element("figures").textContent = `${count(all)} points`;

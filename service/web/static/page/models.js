@@ -1,7 +1,7 @@
 // The state of the service and the models to choose from.
 
 import { ask, Problem } from "./service.js";
-import { count, element, make } from "./dom.js";
+import { count, element, make, show } from "./dom.js";
 
 const AGAIN_MS = 1500;
 
@@ -34,7 +34,8 @@ export class Models {
 
   /** Ask the service for its models; throws Problem. */
   async load() {
-    const { models } = await ask("/v1/models");
+    const answer = await ask("/v1/models");
+    const models = answer.models.filter((card) => !card.tasks || card.tasks.includes("segment"));
     this._cards = new Map(models.map((card) => [card.name, card]));
     const select = element("model");
     const before = select.value;
@@ -49,15 +50,23 @@ export class Models {
     return this._cards.size > 0;
   }
 
-  /** Return the classes of a model. */
-  classes(name) {
-    return this._cards.get(name)?.classes ?? [];
+  /** Return a class's name as the model's card has it; a file's comment has no spaces in it. */
+  className(model, id, name) {
+    const card = this._cards.get(model);
+    const exact = card?.classes.find((one) => one.id === id && one.name.replace(/\s/g, "_") === name);
+    return exact?.name ?? name;
   }
 
   _note() {
     const card = this._cards.get(element("model").value);
     if (!card) return;
     const classes = card.classes.length === 1 ? "1 class" : `${count(card.classes.length)} classes`;
-    element("model-note").textContent = `${card.title}. ${card.family}, ${classes}, voxels of ${+(card.grid_size * 1000).toPrecision(3)} mm.`;
+    const voxels = `voxels of ${+(card.grid_size * 1000).toPrecision(3)} mm`;
+    const failed = card.state === "failed" ? ` It cannot be used: ${card.reason}` : "";
+    element("model-note").textContent = `${card.title}. ${card.family}, ${classes}, ${voxels}.${failed}`;
+    const conditions = Object.values(card.about?.conditions ?? []);
+    const choices = conditions.map((name) => make("option", { value: name, textContent: name }));
+    element("condition").replaceChildren(make("option", { value: "", textContent: "as it is configured" }), ...choices);
+    show(element("condition-field"), conditions.length > 0);
   }
 }

@@ -38,11 +38,6 @@ export function rampBytes() {
   return out;
 }
 
-/** Return "#rrggbb" as numbers. */
-export function fromHex(text) {
-  return [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
-}
-
 /** Return numbers as CSS. */
 export function css([red, green, blue]) {
   return `rgb(${red} ${green} ${blue})`;

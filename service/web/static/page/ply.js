@@ -13,7 +13,9 @@ const READ = {
 const HEADER_BYTES = 1 << 20;
 
 /**
- * Return {count, stride, properties: Map of name to {type, read: row => number}} of a little-endian binary PLY.
+ * Return {count, stride, classes, properties: Map of name to {type, read: row => number}} of a little-endian binary PLY.
+ *
+ * classes: [{id, name, color: [r, g, b]}] as this service's comments tell them; names have no spaces there.
  *
  * Throws Error where the bytes are none.
  */
@@ -25,10 +27,15 @@ export function parsePly(buffer) {
   }
   const start = end + "end_header\n".length;
   const columns = [];
+  const classes = [];
   let count = 0;
   let stride = 0;
   for (const line of head.slice(0, end).split("\n")) {
     const words = line.split(" ");
+    if (words[0] === "comment" && words[1] === "class" && words.length === 7) {
+      const [id, ...color] = words.slice(2, 6).map(Number);
+      classes.push({ id, name: words[6], color });
+    }
     if (words[0] === "element") count = Number(words[2]);
     if (words[0] !== "property") continue;
     const [bytes] = READ[words[1]] ?? [];
@@ -42,7 +49,7 @@ export function parsePly(buffer) {
   for (const [name, type, offset] of columns) {
     properties.set(name, { type, read: reader(view, READ[type][1], stride, offset) });
   }
-  return { count, stride, properties };
+  return { count, stride, classes, properties };
 }
 
 // One closure a type, so that each stays a plain machine load.

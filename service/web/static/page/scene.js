@@ -14,7 +14,12 @@ const UP = new Vector3(0, 1, 0);
 const FLIGHT_MS = 280;
 ColorManagement.enabled = false;
 
-/** The 3-D view of a canvas. `onFrame({complete, budget, count, fps})` is called after each frame. */
+/**
+ * The 3-D view of a canvas.
+ *
+ * `onFrame({resting, budget, count, fps})` is called after each frame; resting:
+ * nothing is left to draw.
+ */
 export class View {
   constructor(canvas, { onFrame }) {
     this._canvas = canvas;
@@ -28,6 +33,7 @@ export class View {
     this._controls.dampingFactor = 0.14;
     this._controls.zoomToCursor = true;
     this._controls.addEventListener("change", () => this.redraw());
+    this._controls.addEventListener("start", () => (this._atHome = false));
     // The cloud's own up stands upright in the world, where the controls turn round the vertical.
     this._world = new Group();
     this._lines = new Group();
@@ -82,6 +88,7 @@ export class View {
     const distance = fitDistance(points, target, right, up, backward, 0.94 * tangent * aspect, 0.85 * tangent);
     this._controls.maxDistance = 40 * this._extent.radius;
     this._go(target, target.clone().addScaledVector(backward, distance), fly);
+    this._atHome = true;
   }
 
   /** Show these boxes (a BoxSet), or none. */
@@ -129,6 +136,7 @@ export class View {
 
   /** Turn round the cloud by angles, in radians. */
   turn(sideways, upwards) {
+    this._atHome = false;
     const offset = this._camera.position.clone().sub(this._controls.target);
     const length = offset.length();
     const polar = Math.min(Math.PI - 0.05, Math.max(0.05, Math.acos(offset.y / length) - upwards));
@@ -140,6 +148,7 @@ export class View {
 
   /** Shift the picture by shares of its height. */
   shift(right, up) {
+    this._atHome = false;
     const height = 2 * Math.tan((this._camera.fov * Math.PI) / 360) * this._distance();
     const move = new Vector3(right * height, up * height, 0).applyQuaternion(this._camera.quaternion);
     this._camera.position.add(move);
@@ -149,6 +158,7 @@ export class View {
 
   /** Come nearer (factor < 1) or go away. */
   zoom(factor) {
+    this._atHome = false;
     const { target } = this._controls;
     this._camera.position.sub(target).multiplyScalar(factor).add(target);
     this.redraw();
@@ -175,6 +185,7 @@ export class View {
   }
 
   _go(target, eye, fly) {
+    this._atHome = false;
     this._flight = null;
     if (fly && this._controls.enableDamping) {
       this._flight = { since: performance.now(), from: [this._controls.target.clone(), this._camera.position.clone()], to: [target, eye] };
@@ -204,6 +215,7 @@ export class View {
     this._target.resize(Math.floor(width * ratio), Math.floor(height * ratio), ratio);
     this._camera.aspect = width / height;
     this._boxes?.resize(width * ratio, height * ratio, ratio);
+    if (this._atHome) this.home(false);
     this.redraw();
   }
 
@@ -239,9 +251,10 @@ export class View {
         this._show();
       }
     }
-    this._onFrame({ complete: this._drawn === count, budget, count, fps: this._pace.fps });
     if (this._flight || this._fresh || this._drawn < count) this._schedule();
-    else if (!this._scheduled) this._pace.rest();
+    const resting = !this._scheduled;
+    if (resting) this._pace.rest();
+    this._onFrame({ resting, budget, count, fps: this._pace.fps });
   }
 
   _show() {
@@ -262,7 +275,7 @@ export class View {
     const perUnit = this._canvas.clientHeight * ratio / (2 * Math.tan((this._camera.fov * Math.PI) / 360));
     const { pixels, sizes } = this._points.material.uniforms;
     // Fewer points are drawn larger, so that surfaces stay closed.
-    pixels.value = 1.25 * this._points.spacing * this._pointSize * perUnit / Math.sqrt(Math.max(share, 0.2));
+    pixels.value = 1.6 * this._points.spacing * this._pointSize * perUnit / Math.sqrt(Math.max(share, 0.2));
     sizes.value.set(1.3 * ratio * this._pointSize, 14 * ratio);
   }
 

@@ -10,7 +10,9 @@ export function length(metres, unit) {
 
 /** Return a volume in cubic metres as text, with its unit. */
 export function volume(cubicMetres) {
-  return cubicMetres < 0.9995 ? `${(cubicMetres * 1000).toPrecision(3)} L` : `${cubicMetres.toFixed(2)} m³`;
+  const litres = cubicMetres * 1000;
+  if (litres >= 999.5) return `${cubicMetres.toFixed(2)} m³`;
+  return `${litres.toFixed(litres < 1 ? 3 : litres < 10 ? 2 : 1)} L`;
 }
 
 /** Return the texts of a box's tags: {all, sides}. */
