@@ -127,26 +127,12 @@ set_up() {
     printf '%s %s\n' "$extras" "$now" >"$stamp"
   fi
   [ "$1" != tests ] || install_browser
-  [ "$1" != tests ] || install_browser
   compgen -G "$venv/lib/python*/site-packages/spconv_cu124-*" >/dev/null ||
     say "spconv has no wheel for $(uname -s) on $(uname -m); going on without it: the service's own engine does its work."
   [ "$2" = libs ] || return 0
   for lib in libs/*/; do
     [ ! -f "${lib}setup.py" ] || build_lib "${lib%/}" "$1"
   done
-}
-
-# What the tests of the page drive; without it they skip. Ubuntu has no such packages: its Chromium comes by snap.
-install_browser() {
-  ! command -v chromedriver >/dev/null 2>&1 || return 0
-  if [ "$EUID" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    say "There is no Chromium with chromedriver: the tests of the page will skip (Debian: apt install chromium chromium-driver)."
-    return 0
-  fi
-  say "Installing Chromium, for the tests of the page ..."
-  if ! { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } >>"$log" 2>&1; then
-    say "Warning: apt could not install Chromium (details in .venv/setup.log); the tests of the page will skip."
-  fi
 }
 
 # What the tests of the page drive; without it they skip. Ubuntu has no such packages: its Chromium comes by snap.
