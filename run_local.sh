@@ -16,7 +16,7 @@ of it under output/ and keeps the service running until Ctrl-C.
   --once        stop after the sample; the exit status is 0 when it was labelled
   --setup       only set up .venv
   --tests       with --setup: also what lint, type checks and tests need; on Debian, as root, Chromium too
-  --packages    with --setup: only what pip downloads; libs/ stays as it is
+  --packages    with --setup: only what pip downloads: no libs/, no Chromium
   --help        this text
 
 Environment: PYTHON names the interpreter to use (3.10, 3.11 or 3.12); otherwise one is looked for.
@@ -126,10 +126,10 @@ set_up() {
     rm -rf "$venv/tmp"
     printf '%s %s\n' "$extras" "$now" >"$stamp"
   fi
-  [ "$1" != tests ] || install_browser
   compgen -G "$venv/lib/python*/site-packages/spconv_cu124-*" >/dev/null ||
     say "spconv has no wheel for $(uname -s) on $(uname -m); going on without it: the service's own engine does its work."
   [ "$2" = libs ] || return 0
+  [ "$1" != tests ] || install_browser
   for lib in libs/*/; do
     [ ! -f "${lib}setup.py" ] || build_lib "${lib%/}" "$1"
   done
