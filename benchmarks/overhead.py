@@ -10,26 +10,15 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
-import time
 
 import numpy as np
 
 from benchmarks.load import Connection, infer, median_ms, one_by_one, post
 from benchmarks.running import serving, show
-from benchmarks.stub_model import labels, points
+from benchmarks.stub_model import bare_s, points
 
 MUST_MS, GOAL_MS = 8.0, 3.0
 WARM = 20
-
-
-def bare_s(cloud: np.ndarray, stub_ms: float, repeats: int) -> list[float]:
-    """Return the seconds of the model called as a function."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        labels(cloud, stub_ms / 1e8)
-        times.append(time.perf_counter() - started)
-    return times
 
 
 def requests_of(cloud: np.ndarray) -> dict[str, bytes]:

@@ -27,3 +27,13 @@ def labels(coord: NDArray[Any], busy_s_a_point: float = BUSY_S_A_POINT) -> NDArr
 def points(count: int, seed: int = 0) -> NDArray[np.float32]:
     """Return (count, 3) points within a metre."""
     return np.random.default_rng(seed).uniform(0, 1, (count, 3)).astype(np.float32)
+
+
+def bare_s(cloud: NDArray[Any], stub_ms: float, repeats: int) -> list[float]:
+    """Return the seconds of each call of the model as a function, `stub_ms` being what 100,000 points cost."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        labels(cloud, stub_ms / 1e8)
+        times.append(time.perf_counter() - started)
+    return times

@@ -8,21 +8,11 @@ Issue: at least 90 % of the bare model's clouds a second; goal 97 %.
 from __future__ import annotations
 
 import argparse
-import time
+import statistics
 
 from benchmarks.load import closed_loop, infer
 from benchmarks.running import serving, show
-from benchmarks.stub_model import labels, points
-
-
-def bare_rate(count: int, stub_ms: float, seconds: float) -> float:
-    """Return how many clouds a second the model takes when it is called again and again."""
-    cloud = points(count)
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        labels(cloud, stub_ms / 1e8)
-        done += 1
-    return done / (time.perf_counter() - started)
+from benchmarks.stub_model import bare_s, points
 
 
 def main() -> None:
@@ -33,8 +23,9 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--stub-ms", type=float, default=20.0)
     arguments = parser.parse_args()
-    request = infer(points(arguments.points), "stub")
-    bare = bare_rate(arguments.points, arguments.stub_ms, min(5.0, arguments.seconds))
+    cloud = points(arguments.points)
+    request = infer(cloud, "stub")
+    bare = 1 / statistics.mean(bare_s(cloud, arguments.stub_ms, 200))
     with serving(arguments.stub_ms) as running:
         closed_loop(running.port, [request], arguments.clients, min(2.0, arguments.seconds))
         outcome = closed_loop(running.port, [request], arguments.clients, arguments.seconds)
