@@ -191,6 +191,31 @@ def measure(
 
 
 @app.command()
+def classify(
+    files: Annotated[list[Path], typer.Argument(help="Point clouds.", exists=True, dir_okay=False, readable=True)],
+    url: Url = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of the files, where names and contents do not say.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name of the model, without --url an experiment folder or a checkpoint."),
+    ] = None,
+    device: Device = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Tell the class of each file as a whole: through a running service (--url), or with an engine of one's own."""
+    from service.cli import classify as command
+
+    if url is not None:
+        failed = command.classify_remotely(files, format, model, url, _settings(api_key=api_key).api_key)
+    else:
+        settings = _settings(models=[model] if model else None, device=device, quiet=True)
+        failed = command.classify_here(files, format, settings)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
 def models(
     url: Url = None,
     api_key: ApiKey = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -82,6 +83,13 @@ class Remote:
     def measure(self, path: Path, out: BinaryIO, options: Mapping[str, str]) -> Answer:
         """Send a file and write the answer of the measurement to `out`; arguments and errors as in `segment`."""
         return self._send("/v1/measure", path, out, options)
+
+    def classify(self, path: Path, options: Mapping[str, str]) -> dict[str, Any]:
+        """Send a file and return the answer of /v1/classify; arguments and errors as in `segment`."""
+        out = io.BytesIO()
+        self._send("/v1/classify", path, out, options)
+        answer: dict[str, Any] = json.loads(out.getvalue())
+        return answer
 
     def _send(self, route: str, path: Path, out: BinaryIO, options: Mapping[str, str]) -> Answer:
         query = urlencode({**options, "filename": path.name}, quote_via=quote)
