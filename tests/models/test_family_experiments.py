@@ -1,0 +1,234 @@
+"""Experiments of the families with sparse convolutions, their clouds labelled; clouds that ask too much of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from service.engine.labelling import Wishes, label
+from service.errors import MalformedRequest, UnusableCloud, UnusableModel
+from service.models import config, texts
+from service.models.catalogue import FAMILIES
+from service.models.conventions import names
+from service.models.experiment import Experiment
+from service.models.model import Model
+from service.values import PointCloud, Segmentation
+from tests.models import experiments, families
+
+CPU = torch.device("cpu")
+EDGE_M = 0.02
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Model]:
+    """A model of each family, from a configuration and weights."""
+    return {name: assembled(name) for name in families.SMALL}
+
+
+def assembled(name: str) -> Model:
+    """Return a family's model, without the files that it would come from."""
+    experiment = Experiment(name, Path(name), FAMILIES)
+    plan = experiment.plan(config.read_text(experiments.config(repr(families.SMALL[name])), "config.py"))
+    weights = families.network(name).state_dict()
+    if name == "PPT-v1m3":
+        weights[texts.KEY] = torch.nn.functional.normalize(torch.randn(5, 512, generator=torch.Generator()), dim=1)
+    return experiment.assemble(plan, weights, CPU, "native")
+
+
+def cloud_of(points: int, seed: int = 0, color: bool = True, cells: int = 30) -> PointCloud:
+    """Return points with all that the models read, each alone in its voxel."""
+    random = np.random.default_rng(seed)
+    coord = np.unique(random.integers(0, cells, (4 * points, 3)), axis=0)
+    coord = (random.permutation(coord)[:points] + 0.5) * EDGE_M
+    colors = random.integers(0, 256, coord.shape).astype(np.uint8)
+    return PointCloud(coord, colors if color else None, random.normal(size=coord.shape).astype(np.float32))
+
+
+def labelled(model: Model, cloud: PointCloud, **wishes: Any) -> Segmentation:
+    """Return one cloud's answer, which is no error."""
+    (answer,) = label(model, [cloud], [Wishes(**wishes)])
+    assert isinstance(answer, Segmentation), answer
+    return answer
+
+
+@pytest.mark.parametrize("name", families.SMALL)
+@pytest.mark.parametrize("points", [1, 2, 9, 700])
+def test_clouds_of_any_size_are_labelled(loaded: dict[str, Model], name: str, points: int) -> None:
+    answer = labelled(loaded[name], cloud_of(points), scores=True)
+    assert answer.label.shape == (points,)
+    assert set(answer.label.tolist()) <= {0, 1, 2}
+    assert answer.scores is not None
+    assert np.isfinite(answer.scores).all()
+    np.testing.assert_allclose(answer.scores.sum(axis=1), 1, atol=1e-5)
+    assert (answer.instance is not None) == name.startswith("PG")
+
+
+@pytest.mark.parametrize("name", families.SMALL)
+def test_a_cloud_without_what_the_network_reads_is_refused(loaded: dict[str, Model], name: str) -> None:
+    (answer,) = label(loaded[name], [cloud_of(50, color=False)], [Wishes()])
+    assert isinstance(answer, UnusableCloud)
+    assert answer.detail == "The model needs colours (red, green, blue) and the cloud has none."
+
+
+@pytest.mark.parametrize("name", families.SMALL)
+def test_a_cloud_larger_than_one_pass_is_cut_into_tiles(loaded: dict[str, Model], name: str) -> None:
+    model = loaded[name]
+    whole, recipe = labelled(model, cloud_of(1500)), model.recipe
+    model.recipe = dataclasses.replace(recipe, max_voxels=600, overlap=4, align=4)
+    try:
+        tiled = labelled(model, cloud_of(1500), scores=True)
+    finally:
+        model.recipe = recipe
+    assert tiled.scores is not None
+    assert np.isfinite(tiled.scores).all()
+    assert tiled.label.shape == whole.label.shape
+
+
+@pytest.mark.parametrize("name", families.SMALL)
+def test_clouds_in_one_batch_get_what_they_get_alone(loaded: dict[str, Model], name: str) -> None:
+    clouds = [cloud_of(300, 1), cloud_of(1, 2), cloud_of(40, 3, cells=6)]
+    wishes = [Wishes(scores=True)] * len(clouds)
+    for cloud, together in zip(clouds, label(loaded[name], clouds, wishes), strict=True):
+        alone = labelled(loaded[name], cloud, scores=True)
+        assert isinstance(together, Segmentation)
+        assert alone.scores is not None
+        assert together.scores is not None
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-4 if "LitePT" in name else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["PPT-v1m1", "PPT-v1m2", "PPT-v1m3", "SpUNet-v1m3"])
+def test_a_wish_chooses_the_data_set(loaded: dict[str, Model], name: str) -> None:
+    model, cloud = loaded[name], cloud_of(200)
+    expected = {
+        "PPT-v1m1": ["cabinet", "wall"],
+        "PPT-v1m2": list(names("S3DIS")),
+        "PPT-v1m3": ["cabinet", "wall"],
+        "SpUNet-v1m3": ["wall", "floor", "cabinet"],
+    }[name]
+    assert model.card.about["condition"] == "ScanNet"
+    assert model.card.about["conditions"] == {"ScanNet": ["wall", "floor", "cabinet"], "S3DIS": expected}
+    usual = labelled(model, cloud, scores=True)
+    other = labelled(model, cloud, scores=True, condition="S3DIS")
+    assert [info.name for info in other.classes] == expected
+    assert other.scores is not None
+    assert usual.scores is not None
+    assert other.scores.shape == (200, len(expected))
+    assert other.scores.shape != usual.scores.shape or not np.allclose(other.scores, usual.scores)
+    same = labelled(model, cloud, scores=True, condition="ScanNet")
+    np.testing.assert_array_equal(np.asarray(same.scores), np.asarray(usual.scores))
+    conditions = ["S3DIS", None, "ScanNet", "S3DIS", "Waymo"]
+    mixed = label(model, [cloud] * 5, [Wishes(scores=True, condition=condition) for condition in conditions])
+    for answer, alone in zip(mixed[:4], (other, usual, usual, other), strict=True):
+        assert isinstance(answer, Segmentation)
+        np.testing.assert_allclose(np.asarray(answer.scores), np.asarray(alone.scores), atol=1e-5)
+    assert isinstance(mixed[4], MalformedRequest)
+    assert mixed[4].detail == f"condition is 'Waymo', but the model {name} knows ScanNet, S3DIS"
+
+
+def test_the_whole_procedure_sees_the_data_set_too(loaded: dict[str, Model]) -> None:
+    found = labelled(loaded["PPT-v1m2"], cloud_of(60), scores=True, tta="full", condition="S3DIS")
+    assert found.scores is not None
+    assert found.scores.shape == (60, 13)
+
+
+def test_a_model_of_one_data_set_takes_no_other(loaded: dict[str, Model]) -> None:
+    (answer,) = label(loaded["OACNNs"], [cloud_of(10)], [Wishes(condition="ScanNet")])
+    assert isinstance(answer, MalformedRequest)
+    assert "OACNNs was not trained for several datasets" in answer.detail
+
+
+def test_objects_are_what_is_connected(loaded: dict[str, Model]) -> None:
+    model, cloud = loaded["PG-v1m1"], cloud_of(900, cells=14)
+    answer = labelled(model, cloud, scores=True)
+    near = cKDTree(cloud.coord).query_pairs(1.5 * EDGE_M * 0.9999, output_type="ndarray")
+    near = near[answer.label[near[:, 0]] == answer.label[near[:, 1]]]
+    graph = coo_array((np.ones(len(near)), (near[:, 0], near[:, 1])), shape=(len(cloud), len(cloud)))
+    own = connected_components(graph)[1]
+    sizes = np.bincount(own)
+    expected = {frozenset(np.flatnonzero(own == number).tolist()) for number in np.flatnonzero(sizes > 10)}
+    assert answer.instance is not None
+    found = {frozenset(np.flatnonzero(answer.instance == one.id).tolist()): one for one in answer.instances}
+    assert len(expected) > 0
+    assert found.keys() == expected
+    assert answer.scores is not None
+    for rows, one in found.items():
+        members = sorted(rows)
+        assert one.points == len(members)
+        assert set(answer.label[members].tolist()) == {one.class_id}
+        assert one.score == pytest.approx(float(answer.scores[members, one.class_id].mean()), abs=1e-5)
+    points = [one.points for one in answer.instances]
+    assert points == sorted(points, reverse=True)
+    assert "tta=full" not in str(model.recipe.augmentations)
+    (refused,) = label(model, [cloud], [Wishes(tta="full")])
+    assert isinstance(refused, MalformedRequest)
+
+
+def test_texts_that_are_missing_or_wrong_are_told(tmp_path: Path) -> None:
+    made = families.network("PPT-v1m3")
+    (tmp_path / "model").mkdir()
+    checkpoint, configuration = tmp_path / "model" / "model_best.pth", tmp_path / "config.py"
+    count, channels = made.class_embeddings.shape
+
+    def complete() -> dict[str, torch.Tensor]:
+        return texts.complete(made, made.state_dict(), checkpoint, configuration)
+
+    def wrong() -> str:
+        with pytest.raises(UnusableModel) as caught:
+            complete()
+        return caught.value.detail
+
+    assert f"of its {count} class names, which Pointcept does not save: {texts.FILE}, (5, {channels}) fl" in wrong()
+    path = tmp_path / texts.FILE
+    path.write_bytes(b"not numpy")
+    assert "cannot be read" in wrong()
+    np.save(path, np.zeros((4, channels), np.float32))
+    assert f"are float32 (4, {channels}); they must be float32 (5, {channels})" in wrong()
+    np.save(path, np.ones((5, channels), np.int64))
+    assert "are int64" in wrong()
+    np.save(path, np.ones((5, channels), np.float32))
+    assert "another length than 1" in wrong()
+    np.save(path, np.eye(5, channels, dtype=np.float16))
+    assert torch.equal(complete()[texts.KEY], torch.eye(5, channels))
+    path.rename(checkpoint.parent / texts.FILE)
+    assert texts.KEY in complete()
+    plain = families.network("OACNNs")
+    assert texts.complete(plain, plain.state_dict(), checkpoint, None).keys() == plain.state_dict().keys()
+
+
+def test_a_checkpoint_with_low_rank_weights_is_served(tmp_path: Path) -> None:
+    families.write(tmp_path, "DefaultLORASegmentorV2")
+    model = Experiment("tuned", tmp_path, FAMILIES).load(CPU, "native")
+    expected = labelled(assembled("DefaultLORASegmentorV2"), cloud_of(100), scores=True)
+    np.testing.assert_allclose(
+        np.asarray(labelled(model, cloud_of(100), scores=True).scores), np.asarray(expected.scores), atol=1e-6
+    )
+
+
+def test_a_checkpoint_that_carries_its_texts_is_served(tmp_path: Path) -> None:
+    made = families.write(tmp_path, "PPT-v1m3")
+    path = tmp_path / "model" / "model_best.pth"
+    contents = torch.load(path, weights_only=False)
+    contents["state_dict"]["module.class_embeddings"] = torch.eye(*made.class_embeddings.shape)
+    torch.save(contents, path)
+    assert Experiment("ppt", tmp_path, FAMILIES).load(CPU, "native").conditions.keys() == {"ScanNet", "S3DIS"}
+
+
+def test_a_card_counts_heads_of_all_kinds(loaded: dict[str, Model]) -> None:
+    told = {name: (model.card.family, model.card.title) for name, model in loaded.items()}
+    assert told["PG-v1m1"] == ("SpUNet-v1m1", "PG-v1m1 of SpUNet-v1m1, 3 classes")
+    assert told["PPT-v1m1"] == ("SpUNet-v1m3", "PPT-v1m1 of SpUNet-v1m3, 3 classes")
+    assert told["OACNNs"][0] == "OACNNs"
+
+
+def test_a_network_with_another_number_of_classes_is_refused() -> None:
+    values = config.read_text(experiments.config(repr({**families.SMALL["PG-v1m1"], "semantic_num_classes": 5})), "it")
+    with pytest.raises(UnusableModel, match="and the network's num_classes is 5"):
+        Experiment("pg", Path("pg"), FAMILIES).plan(values)
