@@ -6,6 +6,7 @@ import { makeEdges } from "./edges.js";
 import { css, objectColor } from "./palette.js";
 
 const SIGNS = [-1, 1];
+const NARROW = 560; // CSS pixels: the picture of a telephone
 
 /** Return a measured box in the scene's own coordinates: {id, center, halves: [length, width, height half axes]}. */
 function placed(box, origin, metresPerUnit) {
@@ -52,8 +53,9 @@ export class BoxSet {
     tags.append(...this._sides);
   }
 
-  resize(...size) {
-    this._edges.resize(...size);
+  resize(width, height, ratio) {
+    this._edges.resize(width, height, ratio);
+    this._narrow = width / ratio < NARROW;
   }
 
   select(id) {
@@ -83,7 +85,7 @@ export class BoxSet {
       tag.style.transform = `translate(${at.x.toFixed(1)}px, ${at.y.toFixed(1)}px) translate(-50%, -130%)`;
       // Where there is no room for its size, a tag shows its number alone.
       const area = { x: at.x, y: at.y, wide: 16 + 7 * tag.lastChild.textContent.length, high: 24 };
-      const clash = taken.some((b) => Math.abs(b.x - area.x) < (b.wide + area.wide) / 2 && Math.abs(b.y - area.y) < b.high);
+      const clash = (this._narrow && one.id !== this._selected) || taken.some((b) => Math.abs(b.x - area.x) < (b.wide + area.wide) / 2 && Math.abs(b.y - area.y) < b.high);
       tag.classList.toggle("brief", clash);
       taken.push(clash ? { ...area, wide: 22 } : area);
     }

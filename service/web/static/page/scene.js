@@ -85,7 +85,7 @@ export class View {
     const up = new Vector3().crossVectors(backward, right);
     const tangent = Math.tan((this._camera.fov * Math.PI) / 360);
     const { aspect } = this._camera;
-    const distance = fitDistance(points, target, right, up, backward, 0.94 * tangent * aspect, 0.85 * tangent);
+    const distance = fitDistance(points, target, right, up, backward, 0.89 * tangent * aspect, 0.85 * tangent);
     this._controls.maxDistance = 40 * this._extent.radius;
     this._go(target, target.clone().addScaledVector(backward, distance), fly);
     this._atHome = true;

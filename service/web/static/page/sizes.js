@@ -8,11 +8,11 @@ export function length(metres, unit) {
   return (metres * factor).toFixed(digits);
 }
 
-/** Return a volume in cubic metres as text, with its unit. */
-export function volume(cubicMetres) {
+/** Return a volume in cubic metres as text, with its unit; with as many digits as `like` is shown with. */
+export function volume(cubicMetres, like = cubicMetres) {
   const litres = cubicMetres * 1000;
-  if (litres >= 999.5) return `${cubicMetres.toFixed(2)} m³`;
-  return `${litres.toFixed(litres < 1 ? 3 : litres < 10 ? 2 : 1)} L`;
+  if (like >= 0.9995) return `${cubicMetres.toFixed(2)} m³`;
+  return `${litres.toFixed(like < 0.001 ? 3 : like < 0.01 ? 2 : 1)} L`;
 }
 
 /** Return the texts of a box's tags: {all, sides}. */

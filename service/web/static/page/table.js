@@ -43,7 +43,7 @@ export class Table {
       return row;
     }
     for (const side of SIDES) row.append(figure(length(box[side], unit), box.uncertainty?.[side], (value) => length(value, unit)));
-    row.append(figure(volume(box.volume_m3), box.uncertainty?.volume_m3, volume));
+    row.append(figure(volume(box.volume_m3), box.uncertainty?.volume_m3, (value) => volume(value, box.volume_m3)));
     return row;
   }
 
