@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -38,6 +39,18 @@ def _hide_in_event(_logger: object, _method: str, event: Any) -> Any:
     return _without_secrets(event)
 
 
+class _Steadfast:
+    """Standard error; a line that finds no room there, on a full disk, is lost, and what it tells of goes on."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 class _HideInRecord(logging.Filter):
     """The same for the lines of libraries."""
 
@@ -67,7 +80,7 @@ def configure(process: str, level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         # One write a line: print would write the line's end on its own, and the processes share one stream.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Steadfast()),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)

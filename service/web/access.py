@@ -110,12 +110,13 @@ class SharedCounts(Storage):
     def _database(self) -> sqlite3.Connection:
         database: sqlite3.Connection | None = getattr(self._local, "database", None)
         if database is None:
-            self._local.database = database = sqlite3.connect(self._path, timeout=5, isolation_level=None)
+            database = sqlite3.connect(self._path, timeout=5, isolation_level=None)
             # What a crash of the machine loses are counts of the last minute.
             database.executescript(
                 "PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY;"
                 "CREATE TABLE IF NOT EXISTS counts (key TEXT PRIMARY KEY, count INTEGER, expires REAL)"
             )
+            self._local.database = database
         return database
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:

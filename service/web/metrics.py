@@ -11,8 +11,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from service.web import reserved
 from service.web.engine_metrics import EngineCollector
 
+reserved.install()
 blueprint = APIBlueprint("metrics", __name__, tag="Health")
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
