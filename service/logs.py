@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -80,7 +80,7 @@ def configure(process: str, level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         # One write a line: print would write the line's end on its own, and the processes share one stream.
-        logger_factory=structlog.WriteLoggerFactory(_Steadfast()),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Steadfast())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
