@@ -174,7 +174,7 @@ def _target(output: Path, path: Path, form: str, files: int) -> Path:
 def _show(path: Path, answer: dict[str, Any], target: Path | None) -> None:
     """Print the boxes of a file as a table, and below it why some were not measured."""
     measured = [box for box in answer["boxes"] if box["measured"]]
-    console = Console()
+    console = Console(width=max(Console().width, 100))
     drawn = f", drawn in {target}" if target else ""
     console.print(f"{path}: {_boxes(len(measured))}{drawn}", soft_wrap=True, markup=False, highlight=False)
     table = Table(box=rich.box.SIMPLE, pad_edge=False)

@@ -18,6 +18,9 @@ _PATCH = 0.08
 _GLANCE = 0.12
 _AHEAD = (1.5, 3.0, 5.0)
 _DIFFER_M = 0.008
+_LOST = 0.95
+"""Points by which a face reaches beyond its outermost ones: half of one by the spacing, the rest since sensors lose
+points at edges; the median of generated scans."""
 _LEAST_FREE = 0.25
 _STRAIGHT = 0.4
 
@@ -246,7 +249,9 @@ def _edge(
             beyond = foot + np.outer(strips.top + ahead * strips.gap, towards)
             # Where the ground begins the face ends, though the ground then lies before the face's plane.
             above = np.ones(len(free), dtype=bool) if ground is None else ground.height(beyond) > 0.5 * tolerance
-            free &= ~(hidden(sight, beyond, 0.003 + tolerance) & above)
+            # A cell of the image spans some two points, and of a slanted face as much depth.
+            slant = np.abs(sight.look(beyond)[0] - sight.look(beyond - 2.5 * strips.gap * towards)[0])
+            free &= ~(hidden(sight, beyond, 0.003 + tolerance + slant) & above)
     if free.mean() < _LEAST_FREE:
         return None, "hidden"
     edge = edges.settle(strips, free, 0.0 if sight is not None else 0.3 * tolerance)
@@ -255,7 +260,7 @@ def _edge(
 
 def _edge_side(found: Sequence[Edge], sign: int) -> Side:
     """Return the side where faces end: their weighted mean, or the outermost where they disagree."""
-    position = np.array([edge.position + 0.7 * edge.gap for edge in found])
+    position = np.array([edge.position + _LOST * edge.gap for edge in found])
     sigma = np.array([np.hypot(edge.sigma, 0.4 * edge.gap) for edge in found])
     if np.ptp(position) > max(_DIFFER_M, 3 * float(np.hypot.reduce(sigma))):
         # Something unnoticed cuts a face short more often than anything makes it longer.

@@ -31,6 +31,8 @@ class Company:
 
 def near(own: Floats, coord: Floats, owner: Rows, number: int) -> Company:
     """Return the points (m, 3) near a box's (n, 3) that are not of the object `number`."""
+    if len(own) == 0:
+        return Company(own, owner[:0])
     low, high = own.min(axis=0) - _NEAR_M, own.max(axis=0) + _NEAR_M
     inside = ((coord > low) & (coord < high)).all(axis=1) & (owner != number)
     return Company(coord[inside], owner[inside])

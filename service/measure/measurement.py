@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from service.measure import box, contact, faces, support
 from service.measure import sight as sights
-from service.measure.answer import answer, refuse
+from service.measure.answer import answer, implausible, refuse
 from service.measure.box import Side, Sides
+from service.measure.contact import Company
 from service.measure.frame import Frame
 from service.measure.planes import Floats, Plane, Rows
 from service.measure.sight import Sight
@@ -22,6 +23,7 @@ _TOLERANCE_M = (0.004, 0.02)
 _SUPPORT_TOLERANCE_M = 0.02
 _BELOW_M = 0.015
 _CONTACT_M, _CONTACT = 0.025, 0.15
+_SEEN_M, _SEEN = 0.005, 12
 _OVERLAP = 0.25
 _FLAT = 0.55
 _STRAIGHT = 0.4
@@ -35,6 +37,7 @@ class Part:
         instance: the object.
         coord: (n, 3) metres, its points.
         tolerance: metres from its faces within which points lie on them.
+        company: what is near it.
         sides: what its points tell; None: it has no faces.
         reason: why it cannot be measured, as far as its points alone tell.
     """
@@ -42,6 +45,7 @@ class Part:
     instance: Instance
     coord: Floats
     tolerance: float
+    company: Company
     sides: Sides | None
     reason: str | None
 
@@ -67,7 +71,7 @@ def measure(coord: NDArray[np.float64], segmentation: Segmentation, frame: Frame
     plane = support.find(rest, boxes, owner[owner >= 0], wanted)
     up = wanted if plane is None else plane.normal
     warnings = _warnings(segmentation, plane)
-    parts = [_look(coord, owner, one, up, plane, sight) for one in segmentation.instances]
+    parts = [_look(coord, owner, one, up, plane, sight, frame) for one in segmentation.instances]
     made = tuple(_finish(part, parts, rest, plane, sight, zero, frame) for part in parts)
     return Measurement(
         made,
@@ -102,24 +106,35 @@ def _describe(plane: Plane, rest: Floats, zero: Floats, frame: Frame) -> Support
 
 
 def _look(
-    cloud: Floats, owner: Rows, instance: Instance, up: Floats | None, ground: Plane | None, sight: Sight | None
+    cloud: Floats,
+    owner: Rows,
+    instance: Instance,
+    up: Floats | None,
+    ground: Plane | None,
+    sight: Sight | None,
+    frame: Frame,
 ) -> Part:
     """Return what an object's own points tell, and those around it."""
     coord = cloud[owner == instance.id]
+    company = contact.near(coord, cloud, owner, instance.id)
     if len(coord) < _LEAST_POINTS:
-        return Part(instance, coord, 0.0, None, f"it has {len(coord)} points; at least {_LEAST_POINTS} are needed")
+        return Part(
+            instance, coord, 0.0, company, None, f"it has {len(coord)} points; at least {_LEAST_POINTS} are needed"
+        )
+    low, high = np.percentile(coord, [2, 98], axis=0)
+    if (unlikely := implausible(float(np.linalg.norm(high - low)), frame)) is not None:
+        return Part(instance, coord, 0.0, company, None, unlikely)
     tolerance = float(np.clip(3 * box.noise(coord) + 0.001, *_TOLERANCE_M))
     found = faces.find(coord, tolerance, sight is not None)
     if not found:
-        return Part(instance, coord, tolerance, None, "it shows no flat face")
-    company = contact.near(coord, cloud, owner, instance.id)
+        return Part(instance, coord, tolerance, company, None, "it shows no flat face")
     sides = box.sides(coord, found, up, tolerance, sight, company, ground)
-    reason = None
+    reason = ""
     if sides.explained < _FLAT:
         reason = f"it is no box: only {sides.explained:.0%} of its points lie on flat faces that stand at right angles"
     elif len(found) == 1 and sides.straight < _STRAIGHT:
         reason = "the one face that is seen is no rectangle"
-    return Part(instance, coord, tolerance, sides, reason)
+    return Part(instance, coord, tolerance, company, sides, reason or None)
 
 
 def _finish(
@@ -161,8 +176,11 @@ def _bottom(
     reach_m = min(_CONTACT_M, 0.005 + _CONTACT * tall) + part.tolerance
     if own is not None:
         nearest = min(levels, key=lambda one: abs(one.position - own.position))
-        # What it stands on may be covered by it: then its sides end in the air.
-        return nearest if abs(nearest.position - own.position) < reach_m else own
+        if abs(nearest.position - own.position) < reach_m:
+            return nearest
+        # It stands on something else, a pallet or a shelf, of which something is to be seen beside it.
+        beside = np.abs(part.company.coord @ plane.normal - own.position) < _SEEN_M + part.tolerance
+        return own if beside.sum() >= _SEEN else None
     beneath = max(levels, key=lambda one: one.position)
     sides = [slot[0] for slot in part.sides.axes.faces[:2] if slot is not None]
     if sides:

@@ -18,6 +18,8 @@ _MANY_LAYERS = 0.25
 _HULL_COLUMNS = 1000
 _BORDER = 2.0
 """Pixels from the view's outline within which something is cut off by it."""
+_BIN, _COVERED = 6.0, 0.6
+"""Pixels of a stretch of the outline, and the share of such stretches that have points where the view ends."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def view(coord: Floats, owner: Rows) -> Sight | None:
         return None
     pixel = _pixel(place)
     directions = _normals(_hull(place, low, high))
-    outline = np.array([_end(place @ one, owner, pixel) for one in directions])
+    outline = np.array([_end(place, one, owner, pixel) for one in directions])
     directions, outline = directions[np.isfinite(outline)], outline[np.isfinite(outline)]
     cell = max(_CELLS_A_PIXEL * pixel, float(np.sqrt(np.prod(high - low) / _MOST_CELLS)))
     columns, rows = (np.floor((high - low) / cell).astype(np.int64) + 1).tolist()
@@ -145,15 +147,25 @@ def _normals(corners: Floats) -> Floats:
     return np.stack([along[:, 1], -along[:, 0]], axis=1)
 
 
-def _end(along: Floats, owner: Rows, pixel: float) -> float:
-    """Return how far the view reaches along a direction; inf where one object alone reaches as far, and so its own end.
+def _end(place: Floats, direction: Floats, owner: Rows, pixel: float) -> float:
+    """Return how far the view reaches along a direction; inf where it does not end there.
+
+    It ends where points lie all along a line. A line from one thing's corner to another's is no end, and where one
+    object alone reaches as far that may be its own end.
 
     Args:
-        along: (n,) tangents. owner: (n,) as in `view`.
+        place: (n, 2) tangents. direction: (2,) outward normal of an edge of their hull. owner: (n,) as in `view`.
     """
-    end = float(along.max())
-    last = np.unique(owner[along > end - _BORDER * pixel])
-    return np.inf if len(last) == 1 and last[0] >= 0 else end
+    across = place @ direction
+    end = float(across.max())
+    last = across > end - _BORDER * pixel
+    who = np.unique(owner[last])
+    if len(who) == 1 and who[0] >= 0:
+        return np.inf
+    along = place[last] @ np.array([-direction[1], direction[0]])
+    length = float(np.ptp(along))
+    bins = np.unique(np.floor((along - along.min()) / (_BIN * pixel)))
+    return end if len(bins) >= _COVERED * (length / (_BIN * pixel)) else np.inf
 
 
 def _layers(place: Floats, depth: Floats, low: Floats, high: Floats) -> float:
@@ -188,8 +200,8 @@ def cut_off(sight: Sight, coord: Floats) -> Mask:
     return found
 
 
-def hidden(sight: Sight, coord: Floats, clearance: float) -> Mask:
-    """Return at which of some points (n, 3) something else stands before them, nearer by more than the clearance."""
+def hidden(sight: Sight, coord: Floats, clearance: Floats) -> Mask:
+    """Return at which of some points (n, 3) something else stands before them, nearer by more than a clearance (n,)."""
     depth, seen = sight.look(coord)
     found: NDArray[np.bool_] = seen < depth - clearance
     return found
