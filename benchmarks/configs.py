@@ -1,6 +1,6 @@
 """Which of Pointcept's configurations are served: each is read, its network filled at random, and a cloud labelled.
 
-    python -m benchmarks.configs CHECKOUT [--only PART] [--seconds 120] [--memory-gb 8] [--device cpu] [--table FILE]
+    python -m benchmarks.configs CHECKOUT [--only PART ...] [--seconds 120] [--memory-gb 8] [--device cpu] [--table F]
 
 CHECKOUT is a folder with Pointcept's `configs/`. Each configuration has a process of its own with a limit of time and
 one of memory; the memory that is shown is the most that the process held, libraries included.
@@ -56,7 +56,7 @@ def main() -> None:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--only", default="", help="part of the paths that are wanted")
+    parser.add_argument("--only", action="append", help="part of the paths that are wanted; may be repeated")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--memory-gb", type=float, default=8.0)
     parser.add_argument("--device", default="cpu")
@@ -68,11 +68,10 @@ def main() -> None:
         _one(arguments.checkout, arguments.device, arguments.threads, arguments.memory_gb)
         return
     found = sorted(path for path in (arguments.checkout / "configs").rglob("*.py") if "_base_" not in path.parts)
-    wanted = [path for path in found if arguments.only in str(path.relative_to(arguments.checkout))]
+    parts = arguments.only or [""]
+    wanted = [path for path in found if any(part in str(path.relative_to(arguments.checkout)) for part in parts)]
     if not wanted:
-        sys.exit(
-            f"There is no configuration under {arguments.checkout / 'configs'} with {arguments.only!r} in its path."
-        )
+        sys.exit(f"There is no file of {arguments.checkout / 'configs'} with {' or '.join(parts)!r} in its path.")
     print(f"{machine()}, {arguments.threads} threads, {arguments.device}")
     rows = []
     for path in wanted:
