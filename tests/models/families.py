@@ -52,6 +52,21 @@ OACNN: dict[str, Any] = {
     "dec_channels": [8, 16],
     "point_grid_size": [[4, 8], [2, 4]],
 }
+GROUPED: dict[str, Any] = {
+    "in_channels": 6,
+    "num_classes": 3,
+    "patch_embed_channels": 12,
+    "patch_embed_groups": 3,
+    "enc_depths": [1, 1],
+    "enc_channels": [24, 48],
+    "enc_groups": [6, 12],
+    "enc_neighbours": [8, 8],
+    "dec_depths": [1, 1],
+    "dec_channels": [12, 24],
+    "dec_groups": [3, 6],
+    "dec_neighbours": [8, 8],
+    "grid_sizes": [0.06, 0.15],
+}
 PROMPTED_NORMS = {**PROMPTED, "num_classes": 3, "norm_adaptive": False, "norm_affine": True}
 PLAIN = {"type": "SpUNet-v1m1", **UNET, "num_classes": 0}
 HEAD = {"backbone_out_channels": 8, "num_classes": 3}
@@ -62,6 +77,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "SpUNet-v1m3": {"type": "DefaultSegmentor", "backbone": PROMPTED_NORMS},
     "OACNNs": {"type": "DefaultSegmentor", "backbone": OACNN},
     "LitePT-v1": {"type": "DefaultSegmentorV2", "num_classes": 3, "backbone_out_channels": 24, "backbone": LITEPT},
+    "PointTransformer-Seg26": {
+        "type": "DefaultSegmentor",
+        "backbone": {"type": "PointTransformer-Seg26", "in_channels": 6, "num_classes": 3},
+    },
+    "PT-v2m1": {"type": "DefaultSegmentor", "backbone": {"type": "PT-v2m1", **GROUPED}},
+    "PT-v2m2": {"type": "DefaultSegmentor", "backbone": {"type": "PT-v2m2", **GROUPED, "unpool_backend": "interp"}},
+    "PT-v2m3": {
+        "type": "PPT-v1m2",
+        "backbone": {"type": "PT-v2m3", **GROUPED, "num_classes": 0, "context_channels": 8, "conditions": CONDITIONS},
+        "backbone_out_channels": 12,
+        "context_channels": 8,
+        "conditions": CONDITIONS,
+        "num_classes": [3, 13],
+    },
     "CAC-v1m1": {"type": "CAC-v1m1", **HEAD, "backbone": PLAIN},
     "PPT-v1m1": {
         "type": "PPT-v1m1",
