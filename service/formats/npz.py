@@ -182,9 +182,10 @@ def _position_array(
 def write(cloud: PointCloud, segmentation: Segmentation, out: BinaryIO) -> None:
     """Write the cloud and its labels as an NPZ archive.
 
-    Arrays: coord (N, 3) float64, or float32 where that holds each coordinate exactly, color (N, 3) uint8, normal (N, 3) float32, intensity (N,) float32, the further
-    attributes, label (N,) int32, confidence (N,) and scores (N, C) float32 where there are such, and the classes as
-    class_id (C,), class_name (C,), class_color (C, 3). An organised cloud has `organized`: height and width.
+    Arrays: coord (N, 3) float64, or float32 where that holds each coordinate exactly, color (N, 3) uint8, normal (N, 3)
+    float32, intensity (N,) float32, the further attributes, label (N,) int32, confidence (N,) and scores (N, C) float32
+    where there are such, and the classes as class_id (C,), class_name (C,), class_color (C, 3). An organised cloud has
+    `organized`: height and width.
 
     Whole numbers are compressed, others are not: labels shrink to a twentieth in no time, coordinates to two thirds, at
     20 ms for a megabyte.

@@ -121,7 +121,8 @@ def test_features_are_those_that_pointcepts_head_reads(shared: Path, native: Any
 
 
 def test_another_network_without_a_head_is_refused_as_before(tmp_path: Path) -> None:
-    torch.save({"config": {"channels": 3, "layers": 2}, "state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    contents = {"config": {"channels": 3, "layers": 2}, "state_dict": {"weight": torch.zeros(1)}}
+    torch.save(contents, tmp_path / "other.pth")
     found = Experiment("other", tmp_path / "other.pth", FAMILIES).card_or_error()
     assert isinstance(found, ServiceError) and "describes a network without a head" in found.detail
 
