@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from service.errors import NotAcceptable
 from service.web.schemas import ClassAnswer, CloudQuery, Flag
@@ -43,10 +43,16 @@ class MeasureQuery(CloudQuery):
 
     @field_validator("up", "viewpoint")
     @classmethod
-    def _three_numbers(cls, value: str | None) -> str | None:
-        if value is not None:
-            _triple(value)
+    def _three_numbers(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not any(_triple(value)) and info.field_name == "up":
+            raise ValueError("it must be a direction, and not zero")
         return value
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> MeasureQuery:
+        if self.units is not None and self.scale is not None:
+            raise ValueError("units and scale exclude each other")
+        return self
 
     def metres_per_unit(self) -> float | None:
         """Return what the user says of the coordinates' unit; None: nothing."""
@@ -85,7 +91,7 @@ def _triple(text: str) -> list[float]:
     """Return the three numbers of "x,y,z".
 
     Raises:
-        ValueError: it is no three finite numbers, or they are all zero in a direction.
+        ValueError: it is no three finite numbers.
     """
     try:
         values = [float(part) for part in text.split(",")]

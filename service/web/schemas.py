@@ -83,7 +83,8 @@ def parse_query(values: dict[str, Any], shape: type[Query]) -> Query:
         if first["type"] == "extra_forbidden":
             known = ", ".join(shape.model_fields)
             raise MalformedRequest(f"option {name!r} is unknown; there are: {known}") from None
-        raise MalformedRequest(f"option {name!r}: {first['msg']}") from None
+        where = f"option {name!r}: " if name else "options: "
+        raise MalformedRequest(f"{where}{first['msg']}") from None
 
 
 class ClassAnswer(BaseModel):

@@ -25,7 +25,7 @@ def test_version() -> None:
 
 def test_help_lists_the_commands() -> None:
     said = pointserve("--help").stdout
-    for command in ("serve", "demo", "segment", "models", "render"):
+    for command in ("serve", "demo", "segment", "measure", "models", "render"):
         assert command in said
 
 
