@@ -23,6 +23,8 @@ _MOVES = (
 )
 _DROPS = {"RandomDropColor": "color", "RandomDropNormal": "normal"}
 _BEHIND = "data.test.test_cfg.post_transform"
+_WITHOUT_GRID_M = 0.01
+"""For networks that read points as they are: fine enough to keep them apart, and coarse enough for a lidar's reach."""
 _OTHERS = ("NormalizeColor", "GridSample", "Update", "Collect")
 
 
@@ -63,7 +65,13 @@ def _of_test(test: Mapping[str, Any], signed_colors: bool) -> tuple[Recipe, tupl
     """Return the recipe of `data.test`."""
     reader, testing = _Reader(signed_colors), test["test_cfg"]
     reader.read_before(test.get("transform"), "data.test.transform")
-    reader.read_grid(testing.get("voxelize"), "data.test.test_cfg.voxelize")
+    grid = testing.get("voxelize")
+    if "voxelize" in testing and grid is None:
+        grid = {"type": "GridSample", "grid_size": _WITHOUT_GRID_M}
+        reader.notes.append(
+            f"The configuration has no grid: points in the same {100 * _WITHOUT_GRID_M:g} cm count as one."
+        )
+    reader.read_grid(grid, "data.test.test_cfg.voxelize")
     reader.read_after(testing.get("post_transform"), _BEHIND)
     reader.read_augmentations(testing.get("aug_transform", ()), "data.test.test_cfg.aug_transform")
     if testing.get("crop"):

@@ -220,6 +220,18 @@ def test_a_missing_library_is_said_when_the_network_is_built(kind: str, monkeypa
         site().build({"type": kind, "in_channels": 3, "num_classes": 2})
 
 
+def test_a_configuration_without_a_grid_keeps_points_apart() -> None:
+    from service.models import config, pipeline
+    from tests.models import experiments
+
+    text = experiments.config()
+    start = text.index("voxelize=dict(")
+    text = text[:start] + "voxelize=None,\n            " + text[text.index("crop=None", start) :]
+    recipe, notes = pipeline.recipe(config.read_text(text, "config.py"), False, 6)
+    assert recipe.grid_size == 0.01
+    assert notes == ("The configuration has no grid: points in the same 1 cm count as one.",)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
