@@ -43,18 +43,15 @@ class ReservedDict(MmapedDict):
 
 def _reserve(file: str | int, size: int) -> bool:
     """Return whether a file has blocks for so many bytes now; one that could not be made is not there."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600) if isinstance(file, str) else file
     try:
-        os.posix_fallocate(descriptor, 0, max(size, os.fstat(descriptor).st_size))
+        with open(file, "ab", closefd=isinstance(file, str)) as own:
+            os.posix_fallocate(own.fileno(), 0, max(size, os.fstat(own.fileno()).st_size))
     except OSError as error:
         with contextlib.suppress(OSError):  # the log may stand on the same disk, and is not set up yet at the start
             log.warning("no room for counts on the disk", reason=str(error))
         if isinstance(file, str):
-            Path(file).unlink()
+            Path(file).unlink(missing_ok=True)
         return False
-    finally:
-        if isinstance(file, str):
-            os.close(descriptor)
     return True
 
 
