@@ -24,12 +24,11 @@ from selenium.webdriver.remote.webelement import WebElement
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE_S = 60.0
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+SOFTWARE = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""WebGL on the processor, so that it is the same on every machine."""
 FLAGS = (
     "--headless=new",
     "--disable-dev-shm-usage",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
     "--hide-scrollbars",
     "--window-size=1000,680",
     # No other host is found: what the page would ask of one shows as an error.
@@ -45,11 +44,11 @@ def programs() -> tuple[str, str] | None:
     return (browser, driver) if browser and driver else None
 
 
-def start(browser: str, driver: str, downloads: Path) -> Chrome:
-    """Start the browser; what it downloads goes to a folder."""
+def start(browser: str, driver: str, downloads: Path, software: bool = True) -> Chrome:
+    """Start the browser; what it downloads goes to a folder. `software`: WebGL runs on the processor."""
     options = Options()
     options.binary_location = browser
-    for flag in FLAGS:
+    for flag in (*FLAGS, *(SOFTWARE if software else ())):
         options.add_argument(flag)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # which does not work for root
@@ -130,10 +129,15 @@ class Page:
 
     def settle(self) -> None:
         """Wait until the picture stands still: what a change asks for is drawn with the browser's next frame."""
+        self._two_frames()
+        self.wait(lambda: self.data("picture") == "resting")
+        self._two_frames()  # until the last one is on the screen
+
+    def _two_frames(self) -> None:
+        """Wait until the browser has begun the frame after next."""
         self.chrome.execute_async_script(
             "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
         )
-        self.wait(lambda: self.data("picture") == "resting")
 
     def picture(self) -> NDArray[np.uint8]:
         """Return the 3-D view as it is on the screen, (height, width, 3)."""

@@ -1,6 +1,6 @@
 // How many points a frame may have, from how long frames take.
 
-const LEAST = 100_000;
+const LEAST = 50_000;
 const START = 1_000_000;
 const SLOW_MS = 36;
 const QUICK_MS = 22;
@@ -11,13 +11,17 @@ export class Pace {
     this._budget = START;
     this._last = this._frames = 0;
     this.fps = 0;
+    /** Whether even the fewest points take too long, so that pixels must be saved while the view moves. */
+    this.coarse = false;
   }
 
   /** Return how many points to draw in the frame that begins now. */
   next(now, count) {
     const took = now - this._last;
+    this.running = this._last > 0;
     if (this._last && took < 5000) {
-      if (took > SLOW_MS) this._budget = Math.max(LEAST, this._budget * Math.max(0.5, SLOW_MS / took));
+      if (took > 2 * SLOW_MS && this._budget <= LEAST) this.coarse = true;
+      if (took > SLOW_MS) this._budget = Math.max(LEAST, this._budget * Math.max(0.25, SLOW_MS / took));
       else if (took < QUICK_MS && this._budget < count) this._budget = this._budget * 1.2;
       this.fps = this._frames++ ? 0.9 * this.fps + 0.1 * (1000 / took) : 1000 / took;
     }

@@ -96,8 +96,12 @@ export class View {
     this._boxes?.dispose();
     this._lines.clear();
     this._boxes = boxes;
-    if (boxes) this._lines.add(boxes.object);
-    this._resize();
+    if (boxes) {
+      this._lines.add(boxes.object);
+      const { width, height, ratio } = this._size(1);
+      boxes.resize(width, height, ratio);
+    }
+    this.redraw();
   }
 
   showBoxes(shown) {
@@ -209,12 +213,7 @@ export class View {
   _resize() {
     const { clientWidth: width, clientHeight: height } = this._canvas;
     if (!width || !height) return;
-    const ratio = Math.min(devicePixelRatio, 2);
-    this._renderer.setPixelRatio(ratio);
-    this._renderer.setSize(width, height, false);
-    this._target.resize(Math.floor(width * ratio), Math.floor(height * ratio), ratio);
     this._camera.aspect = width / height;
-    this._boxes?.resize(width * ratio, height * ratio, ratio);
     if (this._atHome) this.home(false);
     this.redraw();
   }
@@ -234,21 +233,24 @@ export class View {
     const budget = this._pace.next(now, count);
     if (this._fresh) {
       this._fresh = false;
-      this._prepareCamera(budget / count);
+      const coarse = this._pace.coarse && this._pace.running;
+      const size = this._size(coarse ? 0.5 : 1);
+      this._prepareCamera(budget / count, size);
       this._points.range(0, budget);
-      this._target.draw(this._renderer, this._cloudScene, this._camera);
-      this._show();
+      this._target.draw(this._renderer, this._cloudScene, this._camera, size);
+      this._show(size);
       this._boxes?.place((point) => this._project(point), this._boxesShown);
-      this._drawn = budget < count ? 0 : count;
+      this._drawn = budget < count || coarse ? 0 : count;
     } else if (this._drawn < count) {
       // The rest of a large cloud, while nothing moves.
-      this._prepareCamera(1);
+      const size = this._size(1);
+      this._prepareCamera(1, size);
       this._points.range(this._drawn, Math.min(budget, count - this._drawn));
-      this._target.add(this._renderer, this._cloudScene, this._camera, this._drawn === 0);
+      this._target.add(this._renderer, this._cloudScene, this._camera, size, this._drawn === 0);
       this._drawn = Math.min(count, this._drawn + budget);
       if (this._drawn === count) {
         this._target.swap();
-        this._show();
+        this._show(size);
       }
     }
     if (this._flight || this._fresh || this._drawn < count) this._schedule();
@@ -257,12 +259,23 @@ export class View {
     this._onFrame({ resting, budget, count, fps: this._pace.fps });
   }
 
-  _show() {
-    this._target.show(this._renderer, this._camera);
+  /** Return the picture's size in pixels: all of the screen's (up to two a CSS pixel) or a share of them. */
+  _size(share) {
+    const ratio = Math.min(devicePixelRatio, 2) * share;
+    const { clientWidth, clientHeight } = this._canvas;
+    return { width: Math.floor(clientWidth * ratio), height: Math.floor(clientHeight * ratio), ratio };
+  }
+
+  _show({ width, height, ratio }) {
+    if (this._canvas.width !== width || this._canvas.height !== height) {
+      this._renderer.setSize(width, height, false);
+      this._boxes?.resize(width, height, ratio);
+    }
+    this._target.show(this._renderer, this._camera, ratio);
     this._renderer.render(this._lineScene, this._camera);
   }
 
-  _prepareCamera(share) {
+  _prepareCamera(share, { height, ratio }) {
     const distance = this._distance();
     const { radius, target } = this._extent;
     const reach = this._camera.position.distanceTo(target.clone().applyQuaternion(this._turn));
@@ -271,8 +284,7 @@ export class View {
     this._camera.updateProjectionMatrix();
     this._camera.lookAt(this._controls.target);
     this._camera.updateMatrixWorld();
-    const ratio = this._renderer.getPixelRatio();
-    const perUnit = this._canvas.clientHeight * ratio / (2 * Math.tan((this._camera.fov * Math.PI) / 360));
+    const perUnit = height / (2 * Math.tan((this._camera.fov * Math.PI) / 360));
     const { pixels, sizes } = this._points.material.uniforms;
     // Fewer points are drawn larger, so that surfaces stay closed.
     pixels.value = 1.6 * this._points.spacing * this._pointSize * perUnit / Math.sqrt(Math.max(share, 0.2));

@@ -69,20 +69,14 @@ export class ShadedTarget {
     this._camera = new OrthographicCamera();
   }
 
-  resize(width, height, ratio) {
-    this._front.setSize(width, height);
-    this._back.setSize(width, height);
-    this._material.uniforms.reach.value = 1.4 * ratio;
-  }
-
-  /** Make the shown picture anew from this scene. */
-  draw(renderer, scene, camera) {
-    this._into(this._front, renderer, scene, camera, true);
+  /** Make the shown picture anew from this scene; size: {width, height, ratio} in pixels. */
+  draw(renderer, scene, camera, size) {
+    this._into(this._front, renderer, scene, camera, size, true);
   }
 
   /** Add the scene to the other picture; with `fresh`, to an empty one. */
-  add(renderer, scene, camera, fresh) {
-    this._into(this._back, renderer, scene, camera, fresh);
+  add(renderer, scene, camera, size, fresh) {
+    this._into(this._back, renderer, scene, camera, size, fresh);
   }
 
   /** Show the other picture from now on. */
@@ -90,9 +84,10 @@ export class ShadedTarget {
     [this._front, this._back] = [this._back, this._front];
   }
 
-  /** Put the shown picture, with its depths, on the canvas. */
-  show(renderer, camera) {
-    const { color, depth, planes } = this._material.uniforms;
+  /** Put the shown picture, with its depths, on the canvas, which must be as large; `ratio`: pixels in a CSS pixel. */
+  show(renderer, camera, ratio) {
+    const { color, depth, planes, reach } = this._material.uniforms;
+    reach.value = Math.max(1, 1.4 * ratio);
     color.value = this._front.texture;
     depth.value = this._front.depthTexture;
     planes.value.set(camera.near, camera.far);
@@ -100,7 +95,8 @@ export class ShadedTarget {
     renderer.render(this._quad, this._camera);
   }
 
-  _into(target, renderer, scene, camera, fresh) {
+  _into(target, renderer, scene, camera, { width, height }, fresh) {
+    if (target.width !== width || target.height !== height) target.setSize(width, height);
     renderer.setRenderTarget(target);
     if (fresh) renderer.clear();
     renderer.render(scene, camera);
