@@ -40,7 +40,9 @@ def weights_of(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> Mappi
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def complete(values: Mapping[str, Any], keys: Collection[str] = ()) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def complete(
+    values: Mapping[str, Any], keys: Collection[str] | None = None
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Return a configuration with all that a model needs, and what was taken for granted.
 
     An encoder's own arguments become the `model` PT-v3m3 where the weights have rotary embeddings, else PT-v3m2. Where
@@ -49,9 +51,10 @@ def complete(values: Mapping[str, Any], keys: Collection[str] = ()) -> tuple[Map
 
     Args:
         values: what a checkpoint carries, or an experiment's configuration.
-        keys: names of the checkpoint's weights, where they are known.
+        keys: names of the weights of the checkpoint that carries the configuration; None: it is that of an experiment's
+            folder, which says all but what a training without labels leaves open.
     """
-    if "model" not in values and set(values) >= _ARGUMENTS:
+    if keys is not None and "model" not in values and set(values) >= _ARGUMENTS:
         rotates = any(key.endswith("rope.inv_freq") for key in keys)
         values = {"model": {"type": "PT-v3m3" if rotates else "PT-v3m2", **values}}
     network = values.get("model")
@@ -59,7 +62,8 @@ def complete(values: Mapping[str, Any], keys: Collection[str] = ()) -> tuple[Map
         return values, ()
     inner = network.get("backbone", network)
     trained = network.get("type") in PRETRAINING
-    if not isinstance(inner, Mapping) or inner.get("in_channels") != _CHANNELS or ("data" in values and not trained):
+    wanted = trained or (keys is not None and "data" not in values)
+    if not wanted or not isinstance(inner, Mapping) or inner.get("in_channels") != _CHANNELS:
         return values, ()
     whose = "Utonia" if inner.get("type") == "PT-v3m3" else "Sonata"
     size = (_trained_on(values) if trained else None) or _GRID_SIZE[whose]

@@ -42,6 +42,21 @@ def test_weights_and_logits_are_pointcepts(shared: Path, either_engine: Engine, 
     assert golden.agreement(whole, case.expected) == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_a_gpu_gives_the_same(shared: Path, cuda: torch.device, name: str) -> None:
+    case = golden.read(shared, name)
+    network: Any = case.build(Site(engine("auto", cuda), FAMILIES)).to(cuda)
+    batch = case.batch().to(cuda)
+    single = network(batch)
+    half = network.half()(replace(batch, feat=batch.feat.half()))
+    errors = [golden.error(logits, case.expected) for logits in (single, half)]
+    print(json.dumps({"case": name, "errors": errors}))
+    assert errors[0][0] < 1e-3
+    assert golden.agreement(half, case.expected) == 1
+
+
 def _built(backbone: dict[str, Any], channels: int) -> Any:
     torch.manual_seed(0)
     config = {"type": "DefaultClassifier", "num_classes": 4, "backbone_embed_dim": channels, "backbone": backbone}

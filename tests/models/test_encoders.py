@@ -120,11 +120,31 @@ def test_features_are_those_that_pointcepts_head_reads(shared: Path, native: Any
     assert golden.error(logits, case.expected)[0] < 1e-4
 
 
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_a_gpu_gives_the_same_features(tmp_path: Path, cuda: torch.device) -> None:
+    objects.write_encoder(tmp_path / "encoder.pth", objects.SONATA)
+    experiment = Experiment("encoder", tmp_path / "encoder.pth", FAMILIES)
+    batch = cloud(500, 20, 9, 0)
+    expected = experiment.load(CPU, "native").embed(batch)
+    found = experiment.load(cuda, "auto").embed(batch.to(cuda)).cpu()
+    assert float((found - expected).abs().max()) < 0.05 * float(expected.std())
+
+
 def test_another_network_without_a_head_is_refused_as_before(tmp_path: Path) -> None:
     contents = {"config": {"channels": 3, "layers": 2}, "state_dict": {"weight": torch.zeros(1)}}
     torch.save(contents, tmp_path / "other.pth")
     found = Experiment("other", tmp_path / "other.pth", FAMILIES).card_or_error()
     assert isinstance(found, ServiceError) and "describes a network without a head" in found.detail
+
+
+def test_an_experiment_of_nine_channels_without_transforms_is_refused(tmp_path: Path) -> None:
+    experiments.write(tmp_path / "exp", experiments.SPUNET.replace("in_channels=6", "in_channels=9"))
+    config = tmp_path / "exp" / "config.py"
+    text = config.read_text()
+    config.write_text(text[: text.index("data = dict(")])
+    found = Experiment("nine", tmp_path / "exp", FAMILIES).card_or_error()
+    assert isinstance(found, ServiceError) and "has no `data`" in found.detail
 
 
 def test_an_encoder_of_other_channels_says_that_its_input_is_unknown(tmp_path: Path) -> None:
