@@ -311,6 +311,12 @@ def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) ->
     if given is not None:
         if not isinstance(given, list | tuple) or not all(isinstance(label, str) for label in given):
             raise UnusableModel(f"The configuration of {name} has data.names that are not a list of strings.")
+        if network.get("type") == "DefaultClassifier" and count == len(given) < (head or 0):
+            # Pointcept's own for ScanObjectNN are so: nothing has taught the other outputs anything.
+            assert head is not None
+            rest = [f"class {index}" for index in range(len(given), head)]
+            said = f"The network has {head} outputs and the configuration {len(given)} names: the others are numbered."
+            return [*given, *rest], [said]
         for where, number in (("data.num_classes", count), ("the network's num_classes", head)):
             if _count(number) and number != len(given):
                 raise UnusableModel(

@@ -139,6 +139,23 @@ def test_the_channels_of_pointtransformer_cls_count_its_coordinates(tmp_path: Pa
     assert not isinstance(card, ServiceError) and card.inputs == ("coord", "normal")
 
 
+def test_outputs_that_no_class_belongs_to_are_numbered(tmp_path: Path) -> None:
+    objects.write(tmp_path / "exp")
+    config = tmp_path / "exp" / "config.py"
+    text = (
+        config.read_text()
+        .replace("'sphere', ", "")
+        .replace("data = dict(\n    num_classes=4", "data = dict(\n    num_classes=3")
+    )
+    config.write_text(text)
+    card = Experiment("shapes", tmp_path / "exp", FAMILIES).card_or_error()
+    assert not isinstance(card, ServiceError)
+    assert [one.name for one in card.classes] == ["cube", "cone", "tube", "class 3"]
+    assert card.about["warnings"] == [
+        "The network has 4 outputs and the configuration 3 names: the others are numbered."
+    ]
+
+
 def test_a_head_with_other_classes_than_the_names_is_refused(tmp_path: Path) -> None:
     objects.write(tmp_path / "exp")
     config = tmp_path / "exp" / "config.py"
