@@ -21,10 +21,11 @@ _ALWAYS = {
 
 def secure(response: Response) -> Response:
     """Add the headers; what a route has set itself stays. No header allows other origins (CORS): a proxy may."""
-    for name, value in _ALWAYS.items():
-        response.headers.setdefault(name, value)
-    policy = _PAGES if response.mimetype == "text/html" else _DATA
-    response.headers.setdefault("Content-Security-Policy", policy)
+    own = {name.lower() for name, _value in response.headers}
+    wanted = {**_ALWAYS, "Content-Security-Policy": _PAGES if response.mimetype == "text/html" else _DATA}
     if response.mimetype in ("application/json", "application/problem+json"):
-        response.headers.setdefault("Cache-Control", "no-store")
+        wanted["Cache-Control"] = "no-store"
+    for name, value in wanted.items():
+        if name.lower() not in own:
+            response.headers.add(name, value)
     return response

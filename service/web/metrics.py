@@ -61,24 +61,26 @@ def observe(response: Response, seconds: float) -> None:
     Of a request that labels a cloud `g` has `watch`, its Stopwatch; `format` and `model` once they are known; `points`
     once there are labels; and `problem`, the code of an error.
     """
-    route = str(request.url_rule) if request.url_rule is not None else "none"
-    method = request.method if request.method in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+    # Not through the proxies, which look for the request again at each of these.
+    asked, found = request._get_current_object(), vars(g._get_current_object())  # type: ignore[attr-defined]
+    route = str(asked.url_rule) if asked.url_rule is not None else "none"
+    method = asked.method if asked.method in ("GET", "POST", "HEAD", "OPTIONS") else "other"
     _of(REQUESTS, method, route, response.status_code).inc()
     _of(REQUEST_SECONDS, route).observe(seconds)
-    RECEIVED_BYTES.inc(g.get("bytes_in") or 0)
-    problem, model = g.get("problem"), g.get("model")
-    stages: dict[str, float] = g.watch.read() if "watch" in g else {}
-    if problem in _BODY_PROBLEMS and "format" in g and "read" not in stages:
-        _of(DECODE_FAILURES, g.format, problem).inc()
+    RECEIVED_BYTES.inc(found.get("bytes_in") or 0)
+    problem, model, points = found.get("problem"), found.get("model"), found.get("points")
+    stages: dict[str, float] = found["watch"].read() if "watch" in found else {}
+    if problem in _BODY_PROBLEMS and "format" in found and "read" not in stages:
+        _of(DECODE_FAILURES, found["format"], problem).inc()
     if model is None:
         return
-    labelled = "points" in g and response.status_code == 200
+    labelled = points is not None and response.status_code == 200
     _of(CLOUDS, model, "labelled" if labelled else "failed").inc()
     if not labelled:
         _of(MODEL_SECONDS, model, "failed").inc(seconds)
         return
-    REQUEST_POINTS.observe(g.points)
-    _of(MODEL_POINTS, model).inc(g.points)
+    REQUEST_POINTS.observe(points)
+    _of(MODEL_POINTS, model).inc(points)
     _of(MODEL_LAST, model).set_to_current_time()
     for stage, ms in stages.items():
         _of(STAGE_SECONDS, stage).observe(ms / 1e3)
