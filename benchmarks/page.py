@@ -133,7 +133,7 @@ def picture(path: Path, gpu: bool) -> None:
             pixels: Any = page.screenshot()
         finally:
             page.chrome.quit()
-    Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.fromarray(pixels).save(path, optimize=True)
 
 
 def main() -> None:

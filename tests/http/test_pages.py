@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import re
+from pathlib import Path
 
+from service.settings import Settings
+from service.web.app import create_app
 from tests.http.conftest import Service
 
 
@@ -98,3 +101,12 @@ def test_the_log_is_json_and_knows_the_request(service: Service) -> None:
 def test_a_hostile_request_id_is_replaced(service: Service) -> None:
     answer = service.get("/health", headers={"X-Request-ID": "a b<script>"})
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+def test_progress_is_what_the_engine_says(tmp_path: Path) -> None:
+    class Engine:
+        def status(self) -> dict[str, object]:
+            return {"state": "ready", "progress": {"r-1": 0.25}}
+
+    app = create_app(Settings(state_dir=tmp_path), engine=Engine())  # type: ignore[arg-type]
+    assert app.test_client().get("/v1/progress/r-1").json == {"request_id": "r-1", "done": 0.25}
