@@ -87,8 +87,9 @@ def test_the_deadline_holds(start_service: StartService) -> None:
     service = start_service(DEADLINE_S="0.5")
     wait_ready(service)
     wait_until(lambda: len(service.processes()["readers"]["pids"]) == 2)
+    body = clouds.as_npz(clouds.parcel_scene(3_000_000) * [20, 20, 1])
     started = time.monotonic()
-    answer = service.post("/v1/segment", clouds.as_npz(clouds.parcel_scene(3_000_000) * [20, 20, 1]))
+    answer = service.post("/v1/segment", body)
     assert answer.status_code == 504, answer.text[:300]
     assert time.monotonic() - started < 10
     wait_until(lambda: service.post("/v1/segment", clouds.as_npz(SCENE)).status_code == 200)
