@@ -9,14 +9,15 @@ import numpy as np
 
 from service.measure import edges, faces
 from service.measure.contact import Company, touched
-from service.measure.edges import Edge
+from service.measure.edges import Edge, Strips
 from service.measure.faces import Axes, Face
-from service.measure.planes import Floats, Plane
-from service.measure.sight import Sight, cut_off, hidden
+from service.measure.planes import Floats, Mask, Plane
+from service.measure.sight import Sight, cut_off
 
 _PATCH = 0.08
 _GLANCE = 0.12
-_AHEAD = (1.5, 3.0, 5.0)
+_AHEAD = (1.5, 3.0, 5.0, 7.5, 10.0)
+"""Spacings beyond an edge at which to look for what hides it: shadows and lost points may lie between."""
 _DIFFER_M = 0.008
 _LOST = 0.95
 """Points by which a face reaches beyond its outermost ones: half of one by the spacing, the rest since sensors lose
@@ -245,17 +246,37 @@ def _edge(
         if inside.mean() < _LEAST_FREE:
             return None, "cut"
         free &= inside
-        for ahead in _AHEAD:
-            beyond = foot + np.outer(strips.top + ahead * strips.gap, towards)
-            # Where the ground begins the face ends, though the ground then lies before the face's plane.
-            above = np.ones(len(free), dtype=bool) if ground is None else ground.height(beyond) > 0.5 * tolerance
-            # A cell of the image spans some two points, and of a slanted face as much depth.
-            slant = np.abs(sight.look(beyond)[0] - sight.look(beyond - 2.5 * strips.gap * towards)[0])
-            free &= ~(hidden(sight, beyond, 0.003 + tolerance + slant) & above)
+        free &= ~_behind(strips, foot, towards, tolerance, sight, ground)
     if free.mean() < _LEAST_FREE:
         return None, "hidden"
     edge = edges.settle(strips, free, 0.0 if sight is not None else 0.3 * tolerance)
     return (None, "hidden") if edge is not None and edge.straight < _STRAIGHT else (edge, "")
+
+
+def _behind(
+    strips: Strips, foot: Floats, towards: Floats, tolerance: float, sight: Sight, ground: Plane | None
+) -> Mask:
+    """Return which strips (k,) end behind something: the first thing that is seen beyond their end is nearer.
+
+    Args:
+        strips: of a face. foot: (k, 3) where they are along the edge. towards: (3,) to the edge.
+        tolerance: metres from the face within which points lie on it.
+        sight: what the sensor saw. ground: the support.
+    """
+    hides = np.zeros(len(foot), dtype=bool)
+    decided = np.zeros(len(foot), dtype=bool)
+    for ahead in _AHEAD:
+        beyond = foot + np.outer(strips.top + ahead * strips.gap, towards)
+        depth, seen = sight.look(beyond)
+        # A cell of the image spans some two points, and of a slanted face as much depth.
+        slant = np.abs(depth - sight.look(beyond - 2.5 * strips.gap * towards)[0])
+        clearance = 0.003 + tolerance + slant
+        if ground is not None:
+            # Where the ground begins the face ends, though the ground then lies before the face's plane.
+            decided |= ground.height(beyond) < 0.5 * tolerance
+        hides |= ~decided & (seen < depth - clearance)
+        decided |= hides | (np.isfinite(seen) & (seen > depth + clearance))
+    return hides
 
 
 def _edge_side(found: Sequence[Edge], sign: int) -> Side:

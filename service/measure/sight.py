@@ -18,8 +18,10 @@ _MANY_LAYERS = 0.25
 _HULL_COLUMNS = 1000
 _BORDER = 2.0
 """Pixels from the view's outline within which something is cut off by it."""
-_BIN, _COVERED = 6.0, 0.6
-"""Pixels of a stretch of the outline, and the share of such stretches that have points where the view ends."""
+_BIN, _COVERED, _SHORT = 6.0, 0.6, 12.0
+"""Pixels of a stretch of the outline, the share of such stretches that have points where the view ends, and the pixels
+below which a line is too short to be its end."""
+_ALIGNED = float(np.cos(np.radians(2)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def view(coord: Floats, owner: Rows) -> Sight | None:
         return None
     pixel = _pixel(place)
     directions = _normals(_hull(place, low, high))
-    outline = np.array([_end(place, one, owner, pixel) for one in directions])
+    outline = _ends(place, directions, owner, pixel)
     directions, outline = directions[np.isfinite(outline)], outline[np.isfinite(outline)]
     cell = max(_CELLS_A_PIXEL * pixel, float(np.sqrt(np.prod(high - low) / _MOST_CELLS)))
     columns, rows = (np.floor((high - low) / cell).astype(np.int64) + 1).tolist()
@@ -147,25 +149,35 @@ def _normals(corners: Floats) -> Floats:
     return np.stack([along[:, 1], -along[:, 0]], axis=1)
 
 
-def _end(place: Floats, direction: Floats, owner: Rows, pixel: float) -> float:
-    """Return how far the view reaches along a direction; inf where it does not end there.
+def _ends(place: Floats, directions: Floats, owner: Rows, pixel: float) -> Floats:
+    """Return how far the view reaches along directions (k,); inf where it does not end there.
 
-    It ends where points lie all along a line. A line from one thing's corner to another's is no end, and where one
-    object alone reaches as far that may be its own end.
+    It ends where points lie all along a line. A line from one thing's corner to another's is no end. Where one object
+    alone reaches as far that is its own end, unless the line is square to another that surely ends the view: images
+    are rectangles.
 
     Args:
-        place: (n, 2) tangents. direction: (2,) outward normal of an edge of their hull. owner: (n,) as in `view`.
+        place: (n, 2) tangents.
+        directions: (k, 2) outward normals of the edges of their hull.
+        owner: (n,) as in `view`.
     """
-    across = place @ direction
-    end = float(across.max())
-    last = across > end - _BORDER * pixel
-    who = np.unique(owner[last])
-    if len(who) == 1 and who[0] >= 0:
-        return np.inf
-    along = place[last] @ np.array([-direction[1], direction[0]])
-    length = float(np.ptp(along))
-    bins = np.unique(np.floor((along - along.min()) / (_BIN * pixel)))
-    return end if len(bins) >= _COVERED * (length / (_BIN * pixel)) else np.inf
+    ends = np.full(len(directions), np.inf)
+    alone = np.zeros(len(directions), dtype=bool)
+    for index, direction in enumerate(directions):
+        across = place @ direction
+        last = across > across.max() - _BORDER * pixel
+        along = place[last] @ np.array([-direction[1], direction[0]])
+        length = float(np.ptp(along)) / pixel
+        bins = np.unique(np.floor((along - along.min()) / (_BIN * pixel)))
+        if length < _SHORT or len(bins) < _COVERED * length / _BIN:
+            continue
+        who = np.unique(owner[last])
+        ends[index] = float(across.max())
+        alone[index] = len(who) == 1 and who[0] >= 0
+    sure = directions[np.isfinite(ends) & ~alone]
+    cosine = np.abs(directions @ sure.T)
+    square = ((cosine > _ALIGNED) | (cosine < np.sqrt(1 - _ALIGNED**2))).any(axis=1)
+    return np.where(alone & ~square, np.inf, ends)
 
 
 def _layers(place: Floats, depth: Floats, low: Floats, high: Floats) -> float:
@@ -197,11 +209,4 @@ def _pixel(place: Floats) -> float:
 def cut_off(sight: Sight, coord: Floats) -> Mask:
     """Return which of some points (n, 3) lie at the view's outline."""
     found: NDArray[np.bool_] = sight.margin(coord) < _BORDER
-    return found
-
-
-def hidden(sight: Sight, coord: Floats, clearance: Floats) -> Mask:
-    """Return at which of some points (n, 3) something else stands before them, nearer by more than a clearance (n,)."""
-    depth, seen = sight.look(coord)
-    found: NDArray[np.bool_] = seen < depth - clearance
     return found
