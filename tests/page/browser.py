@@ -68,6 +68,11 @@ def dark(picture: np.ndarray) -> float:
     return float((picture.max(axis=2) < 190).mean())
 
 
+def changed(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return the share of pixels that differ; the browser paints the ground's gradient anew with other roundings."""
+    return float((np.abs(one.astype(int) - other) > 8).any(axis=2).mean())
+
+
 class Page:
     """The service's page in the browser."""
 

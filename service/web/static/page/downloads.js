@@ -43,7 +43,7 @@ export function offerDownloads(result, { fetchFile, fetchBoxes, onProblem }) {
       name: `${result.stem}_boxes.json`,
     }),
   };
-  const list = result.measurement ? [...FILES, ...BOXES] : FILES;
+  const list = result.measurement?.boxes.length ? [...FILES, ...BOXES] : FILES;
   const note = element("download-note");
   note.textContent = "";
   const buttons = list.map(([word, text, about]) => {

@@ -59,7 +59,8 @@ export async function label(file, options, signal) {
       stem,
       labelled,
       cloud: await readCloud(labelled),
-      warnings: warnings ? [warnings] : [],
+      // Several headers of one name arrive as one, with commas between them.
+      warnings: warnings ? warnings.split(/(?<=[.!?]), /) : [],
       timing: answer.header("Server-Timing"),
     };
   } finally {

@@ -103,7 +103,7 @@ function showCloud() {
   if (cloud.paint) modes.push("color");
   if (cloud.has.confidence) modes.push("confidence");
   element("mode").replaceChildren(...modes.map((value) => make("option", { value, textContent: MODE_NAMES[value] })));
-  element("mode").value = modes.includes("object") ? "object" : "class";
+  element("mode").value = firstMode(cloud, modes);
   view?.setCloud(cloud);
   legend.set(cloud.classes.map((one) => ({ ...one, name: models.className(chosen.model, one.id, one.name) })), cloud.labels);
   colorBy();
@@ -118,6 +118,13 @@ function showCloud() {
   canvas.setAttribute("aria-label", `${result.file.name}: ${count(cloud.points)} points, coloured by ${MODE_NAMES[element("mode").value]}`);
 }
 
+/** Return what to colour by at first: what there is to tell apart, or else what shows the shape. */
+function firstMode(cloud, modes) {
+  if (modes.includes("object")) return "object";
+  if (cloud.labels.filter(([id]) => id >= 0).length > 1) return "class";
+  return modes.includes("color") ? "color" : "height";
+}
+
 function showBoxes() {
   const { measurement, warnings } = result;
   showWarnings([...warnings, ...measurement.warnings]);
@@ -126,6 +133,7 @@ function showBoxes() {
   drawBoxes();
   show(element("boxes-switch"), measurement.boxes.some((box) => box.measured));
   if (!measurement.boxes.length) element("boxes-title").textContent = "No boxes found";
+  show(element("size-unit").parentElement, measurement.boxes.length > 0);
   colorBy();
   canvas.setAttribute("aria-label", `${canvas.getAttribute("aria-label")}, ${measurement.boxes.length} boxes`);
 }
