@@ -194,3 +194,11 @@ def _health(service: Service) -> str:
         return service.get("/health").text + service.get("/v1/models").text
     except requests.ConnectionError:
         return ""
+
+
+def test_a_model_that_tells_no_objects_apart_measures_nothing(serving: Service) -> None:
+    coord, color, normal = _cloud()
+    body = _npz(coord=coord, color=color, normal=normal)
+    response = serving.post("/v1/measure?model=semseg-spunet-v1m1-0-base", body)
+    assert response.status_code == 400
+    assert "tells no objects apart" in response.json()["detail"]
