@@ -13,7 +13,7 @@ from service.errors import Overloaded
 from service.settings import Settings
 from service.web.body import drain
 
-LABELLING = {"segment.segment", "summary.classify", "summary.embed", "v2.infer"}
+LABELLING = {"segment.segment", "measure.measure", "summary.classify", "summary.embed", "v2.infer"}
 DRAIN_S = 5.0
 
 

@@ -110,3 +110,11 @@ def test_progress_is_what_the_engine_says(tmp_path: Path) -> None:
 
     app = create_app(Settings(state_dir=tmp_path), engine=Engine())  # type: ignore[arg-type]
     assert app.test_client().get("/v1/progress/r-1").json == {"request_id": "r-1", "done": 0.25}
+
+
+def test_every_route_that_takes_a_cloud_is_refused_where_no_thread_is_spare(tmp_path: Path) -> None:
+    from service.web.room import LABELLING
+
+    app = create_app(Settings(state_dir=tmp_path))
+    posts = {rule.endpoint for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
+    assert posts - LABELLING == {"v2.load", "v2.repository"}
