@@ -1,4 +1,4 @@
-"""How long families that read neighbours, and classifiers, take on a CPU in their full size, their weights at random.
+"""How long families take on a CPU in their full size, their weights at random.
 
     python -m benchmarks.families_cpu [--voxels 20000] [--threads 2] [--repeat 3] [--only PART]
 
@@ -36,6 +36,17 @@ FAMILY: dict[str, dict[str, Any]] = {
     "DefaultClassifier of SpUNet-v1m1": {
         "type": "DefaultClassifier",
         "backbone": {"type": "SpUNet-v1m1", "in_channels": 6, "num_classes": 0, "enc_mode": True},
+    },
+    "DefaultSegmentor of SpUNet-v1m3": {
+        "type": "DefaultSegmentor",
+        "backbone": {"type": "SpUNet-v1m3", "in_channels": 6, "num_classes": 20, "norm_adaptive": False},
+    },
+    "OACNNs": {"in_channels": 6, "num_classes": 20, "enc_depth": (3, 3, 9, 8)},
+    "LitePT-v1": {"in_channels": 6},
+    "CAC-v1m1": {
+        "num_classes": 20,
+        "backbone_out_channels": 96,
+        "backbone": {"type": "SpUNet-v1m1", "in_channels": 6, "num_classes": 0},
     },
     "PT-v3m2": {**_ENCODER, "enc_depths": (3, 3, 3, 12, 3), "enc_channels": (48, 96, 192, 384, 512)}
     | {"enc_num_head": (3, 6, 12, 24, 32)},
