@@ -1,7 +1,7 @@
 // How many points a frame may have, from how long frames take.
 
 const LEAST = 50_000;
-const START = 1_000_000;
+const START = 300_000;
 const SLOW_MS = 36;
 const QUICK_MS = 22;
 
@@ -15,11 +15,14 @@ export class Pace {
     this.coarse = false;
   }
 
-  /** Return how many points to draw in the frame that begins now. */
-  next(now, count) {
+  /** Return how many points to draw in the frame that begins now; `moving`: it is drawn anew, not added to. */
+  next(now, count, moving) {
     const took = now - this._last;
     this.running = this._last > 0;
-    if (this._last && took < 5000) {
+    // Additions are not waited for, so how quickly they follow each other says nothing.
+    const comparable = moving && this._moving;
+    this._moving = moving;
+    if (this.running && comparable && took < 5000) {
       if (took > 2 * SLOW_MS && this._budget <= LEAST) this.coarse = true;
       if (took > SLOW_MS) this._budget = Math.max(LEAST, this._budget * Math.max(0.25, SLOW_MS / took));
       else if (took < QUICK_MS && this._budget < count) this._budget = this._budget * 1.2;

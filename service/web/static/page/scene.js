@@ -230,7 +230,7 @@ export class View {
     if (this._flight) this._fly();
     this._controls.update(); // with damping it moves on, says so, and `change` asks for the next frame
     const { count } = this._points;
-    const budget = this._pace.next(now, count);
+    const budget = this._pace.next(now, count, this._fresh);
     if (this._fresh) {
       this._fresh = false;
       const coarse = this._pace.coarse && this._pace.running;
