@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.errors import TooLarge
 from service.transforms import grouping, instances
 from service.transforms.grouping import Grouping
 from service.transforms.prepare import Prepared
 from service.transforms.threads import one_thread
 from service.values import IGNORED, Instance, ModelCard, Segmentation
+
+MOST_BYTES = 4 << 30
+"""Of what an answer says of the points of a cloud, by kind: features, or the probabilities of all classes."""
 
 
 @one_thread()
@@ -134,7 +138,17 @@ def blend(prepared: Prepared, parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def spread(values: torch.Tensor, prepared: Prepared, ignored: float) -> NDArray[Any]:
-    """Return the voxels' values at the points; `ignored` at invalid points."""
+    """Return the voxels' values at the points; `ignored` at invalid points.
+
+    Raises:
+        TooLarge: they take more than MOST_BYTES.
+    """
+    row_bytes = values[:1].numel() * values.element_size()
+    if prepared.points * row_bytes > MOST_BYTES:
+        raise TooLarge(
+            f"{prepared.points} points with {row_bytes} bytes of scores or features each are more than the "
+            f"{MOST_BYTES >> 30} GB that an answer holds: send at most {MOST_BYTES // row_bytes} points at a time."
+        )
     found: NDArray[Any] = values.index_select(0, prepared.inverse).cpu().numpy()
     if prepared.valid is None:
         return found

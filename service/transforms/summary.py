@@ -58,6 +58,7 @@ def embed(prepared: Prepared, features: Sequence[torch.Tensor], card: ModelCard)
 
     Raises:
         ValueError: features that do not belong to these tiles.
+        TooLarge: the points' features are more than an answer holds.
     """
     sizes = [len(tile.coord) for tile in prepared.tiles]
     if [len(part) for part in features] != sizes:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.errors import UnusableCloud
+from service.errors import TooLarge, UnusableCloud
 from service.transforms import Recipe, prepare, restore
+from service.transforms.restore import spread
 from service.values import IGNORED, PointCloud
 from tests.transforms.clouds import CARD, CPU, RECIPE, coords, local_network, room
 
@@ -101,6 +102,13 @@ def test_wrong_logits_are_refused() -> None:
         restore(prepared, [logits[:, :2] for logits in local_network(prepared)], CARD, scores=False)
     with pytest.raises(ValueError, match="do not belong to tiles of"):
         restore(prepared, [], CARD, scores=False)
+
+
+def test_an_answer_that_would_fill_the_memory_is_refused_before_it_is_made() -> None:
+    prepared = prepare(PointCloud(np.random.default_rng(0).uniform(0, 1, (5000, 3))), RECIPE, CPU)
+    values = torch.zeros(1, 1).expand(prepared.voxels, 1_000_000)
+    with pytest.raises(TooLarge, match=r"5000 points with 4000000 bytes .* at most 1073 points"):
+        spread(values, prepared, 0)
 
 
 def test_clouds_without_a_valid_point_are_refused() -> None:
