@@ -113,7 +113,8 @@ class _Client:
             target = f"{self._url}/v1/segment?output=ply"
             key = f"-H 'X-API-Key: {self._key}' " if self._key else ""
             command = f"curl {key}--data-binary {shlex.quote(f'@{_near(self._sample)}')} '{target}' -o labelled.ply"
-            self._console.print(f"\nThe service runs until Ctrl-C. Try next:\n  {command}", markup=False)
+            page = f"open {self._url} in a browser and drop a file of your own"
+            self._console.print(f"\nThe service runs until Ctrl-C. Try next:\n  {page}\n  {command}", markup=False)
 
     def _wait(self, until: float) -> None:
         """Return once the service is ready; raises NotReady with the reason when it fails or takes too long."""
