@@ -19,7 +19,7 @@ from service.models.batch import Batch
 from service.models.catalogue import FAMILIES
 from service.models.layers.engine import engine
 from service.models.site import Site
-from tests.models import golden
+from tests.models import families, golden
 from tests.models.clouds import cloud, together
 
 pytest.importorskip("pointops", reason="libs/pointops is not built")
@@ -27,21 +27,7 @@ neighbourhood = pytest.importorskip("service.models.layers.neighbourhood")
 
 CPU = torch.device("cpu")
 CASES = ("ptv1_seg26", "ptv2m1_a", "ptv2m2_a", "ptv2m2_interp", "ptv2m3_a")
-SMALL: dict[str, Any] = {
-    "in_channels": 3,
-    "num_classes": 5,
-    "patch_embed_channels": 12,
-    "patch_embed_groups": 3,
-    "enc_depths": [1, 1],
-    "enc_channels": [24, 48],
-    "enc_groups": [6, 12],
-    "enc_neighbours": [8, 8],
-    "dec_depths": [1, 1],
-    "dec_channels": [12, 24],
-    "dec_groups": [3, 6],
-    "dec_neighbours": [8, 8],
-    "grid_sizes": [0.06, 0.15],
-}
+SMALL: dict[str, Any] = {**families.GROUPED, "in_channels": 3, "num_classes": 5}
 V2 = {
     "PT-v2m1": {"pe_multiplier": True},
     "PT-v2m2": {"unpool_backend": "interp"},
