@@ -18,7 +18,7 @@ from service.models.catalogue import FAMILIES
 from service.models.layers.engine import Engine, engine
 from service.models.layers.text_head import TEXT_CHANNELS
 from service.models.site import Site
-from tests.models import golden
+from tests.models import families, golden
 from tests.models.clouds import cloud, together
 
 CPU = torch.device("cpu")
@@ -83,49 +83,13 @@ def test_other_engines_give_the_same(shared: Path, either_engine: Engine, name: 
     assert golden.error(network(batch_of(case)), case.expected)[0] < CASES[name]
 
 
-CONDITIONS = ["ScanNet", "S3DIS"]
-UNET = {"in_channels": 3, "base_channels": 8, "channels": [8] * 4, "layers": [1] * 4}
-PROMPTED = {"type": "SpUNet-v1m3", **UNET, "context_channels": 8, "conditions": CONDITIONS}
-SONATA = {
-    "type": "PT-v3m2",
-    "in_channels": 3,
-    "stride": [2],
-    "enc_depths": [1, 1],
-    "enc_channels": [16, 32],
-    "enc_num_head": [2, 4],
-    "enc_patch_size": [32, 32],
-    "enc_mode": True,
-}
-LITEPT = {
-    "type": "LitePT-v1",
-    "in_channels": 3,
-    "stride": [2, 2],
-    "enc_depths": [1, 1, 2],
-    "enc_channels": [12, 24, 36],
-    "enc_num_head": [1, 2, 3],
-    "enc_patch_size": [32, 32, 32],
-    "enc_conv": [True, True, False],
-    "enc_attn": [False, True, True],
-    "enc_rope_freq": [100.0] * 3,
-    "dec_depths": [0, 1],
-    "dec_channels": [24, 24],
-    "dec_num_head": [2, 2],
-    "dec_patch_size": [32, 32],
-    "dec_conv": [False, True],
-    "dec_attn": [False, True],
-    "dec_rope_freq": [100.0] * 2,
-}
-OACNN = {
-    "type": "OACNNs",
-    "in_channels": 3,
-    "num_classes": 5,
-    "embed_channels": 8,
-    "enc_channels": [8, 16],
-    "groups": [2, 4],
-    "enc_depth": [1, 1],
-    "dec_channels": [8, 16],
-    "point_grid_size": [[4, 8], [2, 4]],
-}
+CONDITIONS = families.CONDITIONS
+COORD = {"in_channels": 3}
+UNET = {**families.UNET, **COORD}
+PROMPTED = {**families.PROMPTED, **COORD}
+SONATA = {**families.SONATA, **COORD}
+LITEPT = {**families.LITEPT, **COORD}
+OACNN = {**families.OACNN, **COORD, "num_classes": 5}
 SMALL: dict[str, dict[str, Any]] = {
     "SpUNet-v1m3": {**PROMPTED, "num_classes": 5, "norm_adaptive": False, "norm_affine": True},
     "OACNNs": OACNN,
