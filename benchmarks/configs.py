@@ -1,32 +1,41 @@
 """Which of Pointcept's configurations are served: each is read, its network filled at random, and a cloud labelled.
 
-    python -m benchmarks.configs CHECKOUT [--only PART ...] [--seconds 120] [--memory-gb 8] [--device cpu] [--table F]
+    python -m benchmarks.configs CHECKOUT [--only PART ...] [--jobs 1] [--seconds 120] [--memory-gb 8] [--device cpu]
+                                          [--table F]
 
 CHECKOUT is a folder with Pointcept's `configs/`. Each configuration has a process of its own with a limit of time and
-one of memory; the memory that is shown is the most that the process held, libraries included.
+one of memory; the memory that is shown is the most that the process held, libraries included. With `--jobs` above 1,
+seconds are those of a machine that does other work besides.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.machine import machine
 
 CELLS = 40
 """Voxels along the edge of the made-up room."""
 STAGES = ("read", "supported", "built", "ran")
+_IMPORTED = ["torch", "service.engine.labelling", "service.models.catalogue"]
+"""What the processes are forked with: importing it takes longer than most configurations. None of it touches CUDA."""
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Row:
         why: what stopped it; empty where nothing did.
         seconds: of labelling the cloud.
         voxels, parameters, memory_mb: of the cloud, of the network, of the process.
+        device_mb: the most that torch held on a GPU.
     """
 
     config: str
@@ -50,6 +60,7 @@ class Row:
     voxels: int = 0
     parameters: int = 0
     memory_mb: int = 0
+    device_mb: int = 0
 
 
 def main() -> None:
@@ -57,64 +68,86 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--only", action="append", help="part of the paths that are wanted; may be repeated")
+    parser.add_argument("--jobs", type=int, default=1, help="configurations at once")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--memory-gb", type=float, default=8.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", type=Path, help="also write the rows there, as JSON")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        _one(arguments.checkout, arguments.device, arguments.threads, arguments.memory_gb)
-        return
     found = sorted(path for path in (arguments.checkout / "configs").rglob("*.py") if "_base_" not in path.parts)
     parts = arguments.only or [""]
     wanted = [path for path in found if any(part in str(path.relative_to(arguments.checkout)) for part in parts)]
     if not wanted:
         sys.exit(f"There is no file of {arguments.checkout / 'configs'} with {' or '.join(parts)!r} in its path.")
-    print(f"{machine()}, {arguments.threads} threads, {arguments.device}")
-    rows = []
-    for path in wanted:
-        rows.append(_in_process(path, arguments))
-        _print(rows[-1])
+    print(f"{machine()}, {arguments.threads} threads, {arguments.jobs} at once, {arguments.device}")
+    started = time.perf_counter()
+    rows = _rows(wanted, arguments)
     _summarise(rows)
+    print(f"{len(rows)} configurations in {time.perf_counter() - started:.0f} s")
     if arguments.table is not None:
         arguments.table.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
 
 
+def _rows(wanted: list[Path], arguments: argparse.Namespace) -> list[Row]:
+    """Return the rows of configurations in their order; each is printed as soon as it is there."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_IMPORTED)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True)) as progress,
+        ThreadPoolExecutor(arguments.jobs) as pool,
+    ):
+        bar = progress.add_task("configurations", total=len(wanted))
+        waiting = [pool.submit(_in_process, path, arguments) for path in wanted]
+        for done in as_completed(waiting):
+            _print(done.result())
+            progress.advance(bar)
+    return [done.result() for done in waiting]
+
+
 def _in_process(path: Path, arguments: argparse.Namespace) -> Row:
-    """Return the row of a configuration, from a process that says how far it is, line by line."""
+    """Return the row of a configuration, from a process that says how far it is, stage by stage."""
     row = Row(str(path.relative_to(arguments.checkout)))
-    command = [sys.executable, "-m", "benchmarks.configs", "--one", str(path), "--device", arguments.device]
-    command += ["--threads", str(arguments.threads), "--memory-gb", str(arguments.memory_gb)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.seconds, check=False)
-        said, failed = done.stdout, done.returncode
-    except subprocess.TimeoutExpired as late:
-        said, failed = (late.stdout or b"").decode() if isinstance(late.stdout, bytes) else str(late.stdout or ""), 0
-        row.why = f"not done within {arguments.seconds:.0f} s"
-    for line in said.splitlines():
-        for name, value in json.loads(line).items():
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    limits = (arguments.device, arguments.threads, arguments.memory_gb)
+    process = context.Process(target=_one, args=(theirs, path, *limits), daemon=True)
+    process.start()
+    theirs.close()
+    until = time.monotonic() + arguments.seconds
+    while ours.poll(max(0.0, until - time.monotonic())):
+        try:
+            news = ours.recv()
+        except EOFError:
+            break
+        for name, value in news.items():
             setattr(row, name, value)
-    if failed:
-        row.why = row.why or f"its process ended with status {failed}"
+    else:
+        row.why = f"not done within {arguments.seconds:.0f} s"
+        process.kill()
+    process.join()
+    if process.exitcode and not row.why:
+        row.why = f"its process ended with status {process.exitcode}"
     return row
 
 
-def _one(path: Path, device: str, threads: int, memory_gb: float) -> None:
-    """Go through one configuration and print what is found, a JSON object a line."""
+def _one(news: Connection, path: Path, device: str, threads: int, memory_gb: float) -> None:
+    """Go through one configuration and send what is found, a dict a stage."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())
+    os.dup2(silence, sys.stderr.fileno())
     limit = int(memory_gb * (1 << 30))
     if device == "cpu":
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        for news in _stages(path, device, threads):
-            print(json.dumps(news), flush=True)
+        for found in _stages(path, device, threads):
+            news.send(found)
     except MemoryError:
-        print(json.dumps({"why": f"more than {memory_gb:g} GB"}))
+        news.send({"why": f"more than {memory_gb:g} GB"})
     except Exception as error:
         shortage = "can't allocate memory" in str(error)
-        print(json.dumps({"why": f"more than {memory_gb:g} GB" if shortage else str(error) or repr(error)}))
-    print(json.dumps({"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}))
+        news.send({"why": f"more than {memory_gb:g} GB" if shortage else str(error) or repr(error)})
+    news.send({"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10})
 
 
 def _stages(path: Path, device: str, threads: int) -> Iterator[dict[str, Any]]:
@@ -157,6 +190,8 @@ def _stages(path: Path, device: str, threads: int) -> Iterator[dict[str, Any]]:
     if not found or not all(np.isfinite(value).all() for value in found):
         raise ValueError("its answer is not numbers")
     yield {"stage": "ran", "seconds": round(time.perf_counter() - started, 2)}
+    if model.device.type == "cuda":
+        yield {"device_mb": torch.cuda.max_memory_allocated(model.device) >> 20}
 
 
 def _families(network: Any) -> Iterator[str]:
@@ -217,20 +252,23 @@ def _print(row: Row) -> None:
     reached = STAGES.index(row.stage) if row.stage in STAGES else -1
     marks = " ".join(f"{stage}:{'yes' if reached >= STAGES.index(stage) else 'no '}" for stage in STAGES[1:])
     numbers = f"{row.parameters / 1e6:6.1f} M {row.voxels:6d} voxels {row.seconds:6.2f} s {row.memory_mb:5d} MB"
+    numbers += f" {row.device_mb:5d} MB on the device" if row.device_mb else ""
     print(f"{row.config:78s} {' of '.join(row.network):40s} {marks} {numbers} {row.why[:200]}", flush=True)
 
 
 def _summarise(rows: list[Row]) -> None:
     """Print how many configurations of each network came how far, and why the others did not."""
-    print("\n| network | configurations | supported | built | ran | slowest, s | most memory, MB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("\n| network | configurations | supported | built | ran | slowest, s | most memory, MB | on a GPU, MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     named: dict[str, list[Row]] = {}
     for row in rows:
         named.setdefault(" of ".join(row.network) or "none", []).append(row)
     for name, group in sorted(named.items()):
         counts = [sum(row.stage in STAGES[place:] for row in group) for place in (1, 2, 3)]
-        slowest, memory = max(row.seconds for row in group), max(row.memory_mb for row in group)
-        print(f"| {name} | {len(group)} | {' | '.join(map(str, counts))} | {slowest:.1f} | {memory} |")
+        most = (max(row.memory_mb for row in group), max(row.device_mb for row in group))
+        slowest = max(row.seconds for row in group)
+        shown = " | ".join(map(str, (name, len(group), *counts, f"{slowest:.1f}", *most)))
+        print(f"| {shown} |")
     print()
     for (name, why), count in sorted(Counter((" of ".join(row.network), row.why) for row in rows if row.why).items()):
         print(f"{count:3d}  {name}: {why}")
