@@ -11,7 +11,7 @@ from flask import current_app, request
 
 from service import __version__
 from service.engine.client import EngineClient
-from service.errors import ServiceError
+from service.errors import NotReady, ServiceError
 from service.web.schemas import HealthAnswer, VerboseHealthAnswer
 
 blueprint = APIBlueprint("health", __name__, tag="Health")
@@ -32,7 +32,9 @@ def health() -> tuple[HealthAnswer, int, dict[str, str]]:
     try:
         status = engine.status()
     except ServiceError as error:
-        status = {"state": "failed", "reason": error.detail, "models": [], "device": {}, "queue": {}}
+        # Where there is no engine its parent starts one: no failure, and right after the start the rule.
+        state = "loading" if isinstance(error, NotReady) else "failed"
+        status = {"state": state, "reason": error.detail, "models": [], "device": {}, "queue": {}}
     shown: dict[str, Any] = {
         "status": status["state"],
         "reason": status["reason"],

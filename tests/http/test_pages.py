@@ -7,6 +7,7 @@ import platform
 import re
 from pathlib import Path
 
+from service.errors import DeadlineExceeded
 from service.settings import Settings
 from service.web.app import create_app
 from tests.http.conftest import Service
@@ -18,6 +19,23 @@ def test_health(service: Service) -> None:
     assert body["models"] == ["parcels"]
     assert body["device"]["torch"]
     assert body["queue"] == {"requests": 0, "points": 0}
+
+
+def test_before_there_is_an_engine_the_service_is_loading_and_has_not_failed(tmp_path: Path) -> None:
+    answer = create_app(Settings(state_dir=tmp_path)).test_client().get("/health")
+    assert (answer.status_code, answer.json["status"]) == (503, "loading")
+    assert "the engine does not run" in answer.json["reason"]
+
+
+def test_an_engine_that_hangs_has_failed(tmp_path: Path) -> None:
+    class Engine:
+        def status(self) -> dict[str, object]:
+            raise DeadlineExceeded("the engine did not answer by the request's deadline")
+
+    app = create_app(Settings(state_dir=tmp_path), engine=Engine())  # type: ignore[arg-type]
+    answer = app.test_client().get("/health")
+    assert (answer.status_code, answer.json["status"]) == (503, "failed")
+    assert "did not answer" in answer.json["reason"]
 
 
 def test_health_verbose_knows_the_processes(service: Service) -> None:
