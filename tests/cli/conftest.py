@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.http.clouds import as_ply, parcel_scene
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTSERVE = [sys.executable, "-m", "service.cli"]
@@ -35,12 +36,6 @@ class Demo:
     folder: Path
     said: str
     process: subprocess.Popen[str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pointserve(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

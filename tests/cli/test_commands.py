@@ -11,8 +11,9 @@ from PIL import Image
 from plyfile import PlyData
 
 from service import __version__
-from tests.cli.conftest import POINTS, Demo, free_port, pointserve
+from tests.cli.conftest import POINTS, Demo, pointserve
 from tests.http.clouds import as_ply, parcel_scene
+from tests.ports import free_port
 
 
 def labels(path: Path) -> np.ndarray:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from plyfile import PlyData
 
-from tests.cli.conftest import POINTS, ROOT, Demo, free_port, pointserve
+from tests.cli.conftest import POINTS, ROOT, Demo, pointserve
+from tests.ports import free_port
 
 
 def test_it_prints_classes_counts_and_time(demo: Demo) -> None:

@@ -22,7 +22,8 @@ import requests
 
 from tests.engine.faulty_worker import END, LABEL, WORK, cloud, expected
 from tests.http import clouds
-from tests.http.conftest import ROOT, Service, free_port, wait_ready, wait_until
+from tests.http.conftest import ROOT, Service, wait_ready, wait_until
+from tests.ports import free_port
 
 CODE = (
     "import sys; from service.serve import serve; from service.settings import settings; "
