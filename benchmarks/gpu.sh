@@ -16,7 +16,10 @@ their times. What a part prints goes to the screen and to DIR/PART.log.
   rules     Pointcept's farthest points built without fused multiply-add, against ours (wants --pointcept)
   forward   forward passes of each family (against Pointcept's with --pointcept)
   tta       the test-time procedure against Pointcept's tester
+  families  every family in its full size: seconds and memory
   batching  batches of small clouds against one at a time, over HTTP
+  configs   a small cloud through each of Pointcept's configurations (wants --pointcept)
+  devices   the service on all GPUs against one of them (wants two)
 
   --out DIR             where logs and builds go (gpu-results)
   --pointcept CHECKOUT  a checkout of Pointcept
@@ -30,12 +33,12 @@ while [ $# -gt 0 ]; do
     --out) out=$2 && shift ;;
     --pointcept) pointcept=$2 && shift ;;
     --help) usage && exit ;;
-    libs | sanitize | tests | peers | rules | forward | tta | batching) parts+=("$1") ;;
+    libs | sanitize | tests | peers | rules | forward | tta | families | batching | configs | devices) parts+=("$1") ;;
     *) usage >&2 && exit 2 ;;
   esac
   shift
 done
-[ ${#parts[@]} -gt 0 ] || parts=(libs sanitize tests peers rules forward tta batching)
+[ ${#parts[@]} -gt 0 ] || parts=(libs sanitize tests peers rules forward tta families batching configs devices)
 mkdir -p "$out" && out=$(cd "$out" && pwd)
 peer=(${pointcept:+--pointcept "$pointcept"})
 export PYTHONUNBUFFERED=1 FORCE_CUDA=1
@@ -100,15 +103,27 @@ run_tta() {
   return $failed
 }
 
+run_families() {
+  "$python" -m benchmarks.families --device cuda --voxels 200000 --repeat 5
+}
+
 run_batching() {
   "$python" -m benchmarks.batching
+}
+
+run_configs() {
+  "$python" -m benchmarks.configs "$pointcept" --device cuda --threads 1 --jobs 8 --table "$out/configs.json"
+}
+
+run_devices() {
+  "$python" -m benchmarks.devices
 }
 
 summary=''
 for part in "${parts[@]}"; do
   printf '== %s\n' "$part"
   begin=$SECONDS
-  if [[ $part = peers || $part = rules ]] && [ -z "$pointcept" ]; then
+  if [[ $part = @(peers|rules|configs) ]] && [ -z "$pointcept" ]; then
     result='left out: wants --pointcept'
   elif "run_$part" 2>&1 | tee "$out/$part.log"; then
     result=ran

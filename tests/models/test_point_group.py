@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,35 @@ def test_logits_votes_and_proposals_are_pointcepts(shared: Path, folded: bool) -
         seen += len(ours)
     print(json.dumps({"case": CASE, "logits, votes": [f"{error:.1e}" for error in errors], "objects": seen}))
     assert seen == len(masks)
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+@pytest.mark.parametrize("engine_name", ["spconv", "native"])
+def test_a_gpu_gives_the_same(shared: Path, cuda: torch.device, engine_name: Any) -> None:
+    if engine_name == "spconv":
+        pytest.importorskip("spconv", reason="spconv is not installed")
+    case = golden.read(shared, CASE)
+    network: Any = case.build(Site(engine(engine_name, cuda), FAMILIES)).to(cuda)
+    batch = case.batch().to(cuda)
+    network.fold()
+    single = network(batch)
+    half = network.half()(replace(batch, feat=batch.feat.half()))
+    votes = golden.error(single[:, CLASSES:], case.arrays["bias_pred"])
+    logits = golden.error(single[:, :CLASSES], case.expected)
+    agreement = golden.agreement(half[:, :CLASSES], case.expected)
+    about = {"logits": logits, "votes": votes, "half": golden.error(half[:, :CLASSES], case.expected)}
+    print(json.dumps({"case": CASE, "engine": engine_name, **about, "half_agreement": agreement}))
+    assert max(votes[0], logits[0]) < 1e-3
+    assert golden.agreement(single[:, :CLASSES], case.expected) > 0.9999
+    assert agreement > 0.97
+    for i in range(case.clouds):  # the objects of each cloud, made on the GPU
+        rows = case.rows(i)
+        coord = batch.coord[rows]
+        found = single[rows]
+        points = torch.ones(len(coord), dtype=torch.int64, device=cuda)
+        softmax = found[:, :CLASSES].float().softmax(dim=1)
+        own, _ = grouping.objects(coord, found[:, CLASSES:], softmax, points, network.grouping)
+        theirs = {tuple(torch.from_numpy(mask[rows]).nonzero()[:, 0].tolist()) for mask in case.arrays["pred_masks"]}
+        ours = {tuple((own == number).nonzero()[:, 0].tolist()) for number in own.unique().tolist() if number >= 0}
+        assert ours == theirs - {()}

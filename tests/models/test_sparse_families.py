@@ -83,6 +83,30 @@ def test_other_engines_give_the_same(shared: Path, either_engine: Engine, name: 
     assert golden.error(network(batch_of(case)), case.expected)[0] < CASES[name]
 
 
+@pytest.mark.gpu
+@torch.inference_mode()
+@pytest.mark.parametrize("engine_name", ["spconv", "native"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_gpu_gives_the_same(shared: Path, cuda: torch.device, name: str, engine_name: Any) -> None:
+    if engine_name == "spconv":
+        pytest.importorskip("spconv", reason="spconv is not installed")
+    case = golden.read(shared, name)
+    network: Any = case.build(Site(engine(engine_name, cuda), FAMILIES)).to(cuda)
+    batch = batch_of(case).to(cuda)
+    plain = network(batch)
+    alone = torch.cat([network(batch_of(case, i).to(cuda)) for i in range(case.clouds)])
+    fold(network)
+    single = network(batch)
+    half = network.half()(replace(batch, feat=batch.feat.half()))
+    errors = {key: golden.error(logits, case.expected) for key, logits in (("together", plain), ("alone", alone))}
+    errors |= {"folded": golden.error(single, case.expected), "half": golden.error(half, case.expected)}
+    agreement = golden.agreement(half, case.expected)
+    print(json.dumps({"case": name, "engine": engine_name, **errors, "half_agreement": agreement}))
+    assert max(errors[key][0] for key in ("together", "alone", "folded")) < max(CASES[name], 1e-3)
+    assert golden.agreement(single, case.expected) > 0.9999
+    assert agreement > 0.97
+
+
 CONDITIONS = families.CONDITIONS
 COORD = {"in_channels": 3}
 UNET = {**families.UNET, **COORD}
