@@ -108,7 +108,7 @@ class Remote:
         return Answer(
             response.headers.get_filename() or "",
             int(points) if points is not None else None,
-            tuple(response.headers.get_all("X-Warning") or ()),
+            _warnings(response.headers),
         )
 
     def _get(self, path: str) -> tuple[int, bytes]:
@@ -134,6 +134,12 @@ class Remote:
             connection.close()
             where = f"{self._parts.scheme}://{self._parts.netloc}"
             raise ServiceError(f"no answer from the service at {where}: {error or type(error).__name__}") from error
+
+
+def _warnings(headers: http.client.HTTPMessage) -> tuple[str, ...]:
+    """Return the sentences that came with a file; services before X-Warnings sent one header for each."""
+    together = headers.get("X-Warnings")
+    return tuple(json.loads(together)) if together is not None else tuple(headers.get_all("X-Warning") or ())
 
 
 def _failure(status: int, body: bytes) -> ServiceError:

@@ -9,17 +9,23 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 
 from service.errors import NotAcceptable
 from service.web.schemas import ClassAnswer, CloudQuery, Flag
+from service.wire.outputs import FILES
 
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "ply": "application/ply", "png": "image/png"}
+MEDIA_TYPES |= {"zip": "application/zip"}
 
 
 class MeasureQuery(CloudQuery):
     """Options of a measurement."""
 
-    output: Literal["json", "csv", "ply", "png"] | None = Field(
-        None, description="Form of the answer: json (the default), csv, or the cloud with its boxes as ply or png."
+    output: Literal["json", "csv", "ply", "png", "zip"] | None = Field(
+        None,
+        description="Form of the answer: json (the default), csv, the cloud with its boxes drawn as ply or png, or "
+        "zip: JSON, CSV and the labelled cloud in one file.",
     )
+    cloud: str = Field("ply", description=f"In a zip, format of the labelled cloud: {', '.join(FILES)}.")
+    scores: Flag = Field(False, description="In a zip, the labelled cloud has each point's confidence.")
     units: Literal["m", "cm", "mm"] | None = Field(
         None, description="Unit of the coordinates; metres, or millimetres where the cloud's size says so, when absent."
     )
@@ -69,7 +75,7 @@ class MeasureQuery(CloudQuery):
         }
 
     def form(self, accepted: list[str]) -> str:
-        """Return json, csv, ply or png: what `output` or else the Accept header's media types say.
+        """Return json, csv, ply, png or zip: what `output` or else the Accept header's media types say.
 
         Raises:
             NotAcceptable: the header allows no answer that there is.

@@ -9,8 +9,8 @@ from flask import current_app
 
 from service.engine.client import EngineClient
 from service.errors import NotReady
+from service.web.choice import find_model
 from service.web.schemas import CardAnswer, ModelsAnswer
-from service.web.segment import find_model
 from service.wire.json_v1 import hex_color
 
 blueprint = APIBlueprint("models", __name__, tag="Models")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -20,7 +21,7 @@ from service.settings import Settings
 from service.values import Segmentation
 from service.web import client, statistics
 from service.web.body import Upload, receive
-from service.web.segment import choose_model, find_model
+from service.web.choice import choose_model, find_model
 from service.web.stopwatch import Stopwatch
 from service.wire import v2
 
@@ -53,7 +54,7 @@ def _choose(name: str, version: str | None) -> str:
         UnknownModel: there is no such model, or not this version of it.
         NotReady: no model is loaded yet.
     """
-    chosen = choose_model(_engine(), name)
+    chosen = choose_model(_engine(), name, "segment")
     if version not in (None, "", v2.VERSION):
         raise UnknownModel(f"model {name!r} has no version {version!r}; it has {v2.VERSION!r}")
     return chosen
@@ -152,7 +153,11 @@ def infer(name: str, version: str | None = None) -> Response:
     deadline = client.deadline(request, settings.deadline_s)
     head_bytes = _head_bytes()
     # Binary data begin on a boundary that suits any number.
-    with receive(request, settings.max_body_bytes, deadline, start=-head_bytes % shared.ALIGNMENT) as upload:
+    start = -head_bytes % shared.ALIGNMENT
+    with ExitStack() as held:
+        upload = held.enter_context(
+            receive(request, settings.max_body_bytes, deadline, start=start, pooled=head_bytes > 0)
+        )
         watch.lap("receive")
         g.format, g.model = "v2", _choose(name, version)
         objects = bool(find_model(_engine(), g.model).get("objects"))
@@ -161,12 +166,13 @@ def infer(name: str, version: str | None = None) -> Response:
             watch.lap("read")
             result = _segment(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
             watch.within("segment", result.timing_ms)
-    g.points = len(result.label)
-    structlog.contextvars.bind_contextvars(points=g.points, format="v2", model=g.model)
-    head, binary = v2.encode(wanted, result)
-    watch.lap("write")
-    media_type = "application/octet-stream" if binary else "application/json"
-    response = Response(v2.pieces(head, binary), mimetype=media_type)
+        g.points = len(result.label)
+        structlog.contextvars.bind_contextvars(points=g.points, format="v2", model=g.model)
+        head, binary = v2.encode(wanted, result)
+        watch.lap("write")
+        media_type = "application/octet-stream" if binary else "application/json"
+        response = Response(v2.pieces(head, binary), mimetype=media_type)
+        response.call_on_close(held.pop_all().close)  # the answer may lie in the upload's memory
     response.content_length = len(head) + sum(map(len, binary))
     if binary:
         response.headers[v2.HEADER] = str(len(head))
@@ -190,8 +196,7 @@ def _decode(upload: Upload, head_bytes: int, max_points: int, objects: bool) -> 
     size = min(head_bytes, v2.MAX_JSON_BYTES + 1)  # more is refused, and need not be read for that
 
     def decode() -> v2.InferRequest:
-        head = os.pread(upload.descriptor, size, upload.start)
-        return v2.decode(head, upload.size - head_bytes, max_points, objects)
+        return v2.decode(upload.first(size), upload.size - head_bytes, max_points, objects)
 
     if size < MANY_JSON_BYTES:
         return decode()
@@ -207,9 +212,12 @@ def _cloud(upload: Upload, wanted: v2.InferRequest, head_bytes: int) -> DecodedC
         for name, tensor in wanted.inputs.items():
             dtype = v2.DTYPES[tensor.datatype]
             layout.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "start": begin + tensor.start})
+        if upload.piece is not None:
+            room = upload.start + upload.size
+            return DecodedCloud(upload.descriptor, layout, wanted.points, (), piece=upload.piece, room=room)
         shared.seal(upload.descriptor)
         return DecodedCloud(os.dup(upload.descriptor), layout, wanted.points, ())
-    memory = shared.view(upload.descriptor)
+    memory = shared.view(upload.descriptor)[: upload.start + upload.size]
     arrays = {name: tensor.array(memory[begin:]) for name, tensor in wanted.inputs.items()}
     descriptor, layout = shared.pack(arrays)
     return DecodedCloud(descriptor, layout, wanted.points, ())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import zipfile
 from typing import Any
 
+import laspy
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 from plyfile import PlyData
 
@@ -155,9 +159,64 @@ def test_png_shows_every_box(service: Service) -> None:
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 500
 
 
+def opened(response: requests.Response) -> dict[str, bytes]:
+    """Return the members of an answer that is an archive, whole, by their names."""
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_one_labelling_gives_the_boxes_and_the_labelled_cloud(service: Service, answer: dict[str, Any]) -> None:
+    response = service.post("/v1/measure?output=zip&filename=scan.ply&scores", SAMPLE.read_bytes())
+    assert response.headers["Content-Type"] == "application/zip"
+    assert "scan_boxes.zip" in response.headers["Content-Disposition"]
+    members = opened(response)
+    assert list(members) == ["scan_labelled.ply", "scan_boxes.json", "scan_boxes.csv"]
+    vertex = PlyData.read(io.BytesIO(members["scan_labelled.ply"]))["vertex"]
+    np.testing.assert_array_equal(vertex["label"], answer["labels"])
+    np.testing.assert_array_equal(vertex["instance"], answer["instance"])
+    assert vertex["confidence"].max() <= 1 and vertex["confidence"].mean() > 0.5
+    told = json.loads(members["scan_boxes.json"])
+    assert told["boxes"] == answer["boxes"] and told.keys() == answer.keys() - {"labels", "instance"}
+    rows = list(csv.DictReader(io.StringIO(members["scan_boxes.csv"].decode())))
+    assert [int(row["id"]) for row in rows] == [box["id"] for box in answer["boxes"]]
+    assert "write" in response.headers["Server-Timing"]
+
+
+def test_the_archive_has_the_users_own_file_and_its_units(service: Service) -> None:
+    scene = clouds.parcel_scene() * 1000
+    response = service.post(
+        "/v1/measure?cloud=same&units=mm&filename=größe.las",
+        clouds.as_las(scene),
+        headers={"Accept": "application/zip"},
+    )
+    members = opened(response)
+    las = laspy.read(io.BytesIO(members["größe_labelled.las"]))
+    assert np.abs(las.xyz - scene).max() < 1e-3
+    assert {"gps_time", "original_label"} <= set(las.point_format.dimension_names)
+    assert measured(json.loads(members["größe_boxes.json"]))[0]["height_m"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_warnings_of_a_file_can_be_told_apart(service: Service) -> None:
+    scene = clouds.parcel_scene()
+    scene[:10] = np.nan
+    body = clouds.as_npz(scene * 1000)
+    warnings = service.post("/v1/measure", body).json()["warnings"]
+    assert len(warnings) > 1
+    for output in ("csv", "zip", "png"):
+        headers = service.post(f"/v1/measure?output={output}", body).headers
+        assert json.loads(headers["X-Warnings"]) == warnings
+        # As `requests` joins headers of one name, browsers do.
+        assert headers["X-Warning"] == ", ".join(warnings)
+    whole = service.post("/v1/measure?output=csv", clouds.as_npz(clouds.parcel_scene())).headers
+    assert not {"X-Warnings", "X-Warning"} & set(whole)
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
+        ("output=zip&cloud=json", "cloud=json is unknown; choose one of: ply"),
+        ("output=zip&cloud=doc", "cloud=doc is unknown; choose one of: ply"),
         ("units=inch", "'units'"),
         ("scale=0", "'scale'"),
         ("scale=inf", "'scale'"),
@@ -174,6 +233,13 @@ def test_options_that_are_wrong_are_named(service: Service, query: str, said: st
     response = service.post(f"/v1/measure?{query}", clouds.as_npz(clouds.parcel_scene(500)))
     assert response.status_code == 400
     assert said in response.json()["detail"]
+
+
+def test_a_body_that_is_no_file_gets_no_labels_written_into_it(service: Service) -> None:
+    response = service.post("/v1/measure?output=zip&cloud=same", json={"points": clouds.parcel_scene(500).tolist()})
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith("cloud=same: JSON")
+    assert "takes no labels; choose one of: ply, las" in response.json()["detail"]
 
 
 def test_no_acceptable_form(service: Service) -> None:
