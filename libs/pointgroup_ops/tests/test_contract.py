@@ -84,6 +84,24 @@ def test_bad_clusterings_are_refused(device, arguments, error, says):
         ops.bfs_cluster(*on(device, arguments))
 
 
+@pytest.mark.parametrize(
+    ("operator", "good"),
+    [(ops.ballquery_batch_p, (ROWS, BATCH, ENDS, 1.0)), (ops.bfs_cluster, (LABEL, LISTS, START_LEN, 1))],
+)
+def test_every_tensor_is_checked(device, operator, good):
+    """Wrong dtype, wrong shape, non-contiguous: for each tensor in its turn, by its own name."""
+    good = on(device, good)
+    for place, argument in enumerate(a.name for a in operator.default._schema.arguments[:3]):
+        tensor = good[place]
+        for bad, error, says in (
+            (tensor.bool(), TypeError, "must be"),
+            (tensor[None], ValueError, r"must have . dimension"),
+            (torch.stack((tensor, tensor), -1)[..., 0], ValueError, "must be contiguous"),
+        ):
+            with pytest.raises(error, match=f"^{argument} {says}"):
+                operator(*good[:place], bad, *good[place + 1 :])
+
+
 def test_nothing_at_all(device):
     nothing = on(device, (ROWS[:0], BATCH[:0], ENDS[:1].repeat(2), 1.0))
     idx, start_len = ops.ballquery_batch_p(*nothing)

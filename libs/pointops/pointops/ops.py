@@ -91,15 +91,20 @@ def farthest_point_sampling(xyz: Tensor, offset: Tensor, new_offset: Tensor) -> 
     return _ops.farthest_point_sampling(xyz, offset, new_offset)
 
 
+def _single(feat: Tensor) -> Tensor:
+    """Features as autocast leaves them, in float32."""
+    return feat.float() if feat.dtype in (torch.float16, torch.bfloat16) else feat
+
+
 def grouping(idx: Tensor, feat: Tensor, xyz: Tensor, new_xyz: Tensor | None = None, with_xyz: bool = False) -> Tensor:
     """Gather the features of neighbours, with their position relative to the centre in front if asked.
 
     idx (m, k), any integers, -1 for none; feat (n, c), xyz (n, 3), new_xyz (m, 3) -> (m, k, c) or (m, k, 3 + c); zeros
-    where idx is -1.
+    where idx is -1. Features of half precision are taken too, and the result is float32, as in Pointcept.
     """
     if not with_xyz:
-        return _ops.grouping(idx.int(), feat, None, None)
-    return _ops.grouping(idx.int(), feat, xyz, xyz if new_xyz is None else new_xyz)
+        return _ops.grouping(idx.int(), _single(feat), None, None)
+    return _ops.grouping(idx.int(), _single(feat), xyz, xyz if new_xyz is None else new_xyz)
 
 
 def grouping2(input: Tensor, idx: Tensor) -> Tensor:
@@ -111,10 +116,11 @@ def interpolation(xyz: Tensor, new_xyz: Tensor, feat: Tensor, offset: Tensor, ne
     """Carry features to other points as the mean of the k nearest, weighted by 1 / (distance + 1e-8).
 
     xyz (n, 3), new_xyz (m, 3), feat (n, c) -> (m, c). Where a cloud has fewer than k points those that exist count
-    (Pointcept reads the last row of feat for a missing one); zeros where it has none.
+    (Pointcept reads the last row of feat for a missing one); zeros where it has none. Features of half precision are
+    taken too, and the result is float32, as in Pointcept.
     """
     idx, dist = knn_query(k, xyz, offset, new_xyz, new_offset)
-    return _ops.interpolation(feat, idx, dist)
+    return _ops.interpolation(_single(feat), idx, dist)
 
 
 def interpolation2(
@@ -196,7 +202,7 @@ def query_and_group(
     new_xyz: Tensor | None,
     feat: Tensor,
     idx: Tensor | None,
-    offset: Tensor,
+    offset: Tensor | None,
     new_offset: Tensor | None,
     dilation: int = 0,
     with_feat: bool = True,
@@ -204,15 +210,18 @@ def query_and_group(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Group every (dilation + 1)-th of the nearest points; clouds too small for that use a smaller step.
 
-    -> (grouped (m, nsample, [3 +] c), idx (m, nsample)), or idx alone without with_feat. A place that has no neighbour
-    at all gives zeros (Pointcept: the last row of feat).
+    -> (grouped (m, nsample, [3 +] c), idx (m, nsample)), or idx alone without with_feat. Offsets are needed where there
+    is no idx. A place that has no neighbour at all gives zeros (Pointcept: the last row of feat).
     """
-    centres, ends = _centres(xyz, offset, new_xyz, new_offset)
     if idx is None:
-        idx = _dilated_knn(nsample, xyz, offset, centres, ends, dilation)
+        if offset is None:
+            raise ValueError("offset is needed where idx is not given")
+        if nsample < 1 or dilation < 0:
+            raise ValueError(f"nsample must be at least 1 and dilation at least 0, they are {nsample} and {dilation}")
+        idx = _dilated_knn(nsample, xyz, offset, *_centres(xyz, offset, new_xyz, new_offset), dilation)
     if not with_feat:
         return idx
-    return grouping(idx, feat, xyz, centres, with_xyz), idx
+    return grouping(idx, feat, xyz, new_xyz, with_xyz), idx
 
 
 def _dilated_knn(
@@ -224,18 +233,31 @@ def _dilated_knn(
     start = new_start = 0
     for end, new_end in zip(offset.tolist(), new_offset.tolist(), strict=True):
         fits = end - start >= total or nsample == 1
-        step = dilation + 1 if fits else (end - start - 1) / (nsample - 1)
+        # Less 1 and more 1, as Pointcept computes it: where that rounds below a whole number the place before is meant.
+        step = (dilation if fits else (end - start - 1) / (nsample - 1) - 1) + 1
         parts.append(near[new_start:new_end, [int(step * i) for i in range(nsample)]])
         start, new_start = end, new_end
     return torch.cat(parts)
 
 
+def _check_ascending(numbers: Tensor, name: str) -> None:
+    if numbers.is_floating_point() or numbers.dtype == torch.bool:
+        raise TypeError(f"{name} must be of whole numbers, it is {numbers.dtype}")
+    if numbers.dim() != 1:
+        raise ValueError(f"{name} must have 1 dimension, it has shape {list(numbers.shape)}")
+    steps = torch.diff(numbers, prepend=numbers.new_zeros(1))
+    if (steps < 0).any():
+        raise ValueError(f"{name} must not be negative or go down, as it does at place {int((steps < 0).nonzero()[0])}")
+
+
 def offset2batch(offset: Tensor) -> Tensor:
     """Cumulative counts (b) -> the number of the cloud of every point, (n) int64."""
+    _check_ascending(offset, "offset")
     counts = torch.diff(offset, prepend=offset.new_zeros(1))
     return torch.repeat_interleave(torch.arange(len(offset), device=offset.device), counts.long())
 
 
 def batch2offset(batch: Tensor) -> Tensor:
     """The number of the cloud of every point, (n) ascending -> cumulative counts, (b) int32."""
+    _check_ascending(batch, "batch")
     return torch.cumsum(batch.bincount(), dim=0).int()

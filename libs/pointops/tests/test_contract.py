@@ -195,11 +195,9 @@ def test_pairs_outside_are_refused(device, name, value):
             getattr(torch.ops.pointops, name)(*arguments)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in OPERATORS if name not in ("knn_query", "ball_query", "random_ball_query")]
-)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_every_tensor_is_checked(device, name):
-    """Wrong dtype, one row short, non-contiguous: for each tensor in its turn, by its own name."""
+    """Wrong dtype, wrong shape, non-contiguous, with a gradient: for each tensor in its turn, by its own name."""
     operator = getattr(torch.ops.pointops, name)
     names = [argument.name for argument in operator.default._schema.arguments]
     for place, argument in enumerate(names):
@@ -213,6 +211,12 @@ def test_every_tensor_is_checked(device, name):
         doubled = torch.stack((good[place], good[place]), -1)[..., 0]
         with pytest.raises(ValueError, match=f"{argument} must be contiguous"):
             operator(*good[:place], doubled, *good[place + 1 :])
+        if good[place].is_floating_point():
+            learning = good[place].clone().requires_grad_()
+            with pytest.raises(ValueError, match=f"^{argument} requires grad; this operator is forward only"):
+                operator(*good[:place], learning, *good[place + 1 :])
+            with torch.no_grad():
+                operator(*good[:place], learning, *good[place + 1 :])
 
 
 def test_half_a_pair_of_centres_is_refused():

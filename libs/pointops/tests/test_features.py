@@ -106,3 +106,58 @@ def test_offsets_and_batches_turn_into_each_other(device):
     assert batch.tolist() == [0, 0, 0, 2, 2, 2, 2]
     assert batch.dtype == torch.int64
     assert torch.equal(pointops.batch2offset(batch), offset)
+
+
+@pytest.mark.parametrize("function", [pointops.offset2batch, pointops.batch2offset])
+@pytest.mark.parametrize(
+    ("numbers", "error", "says"),
+    [
+        ([0.5, 1.0], TypeError, "must be of whole numbers, it is torch.float32"),
+        ([[0, 1]], ValueError, r"must have 1 dimension, it has shape \[1, 2\]"),
+        ([0, 2, 1, 3], ValueError, "must not be negative or go down, as it does at place 2"),
+        ([-1, 2], ValueError, "must not be negative or go down, as it does at place 0"),
+    ],
+)
+def test_what_are_no_counts_is_refused(device, function, numbers, error, says):
+    with pytest.raises(error, match=f"^(offset|batch) {says}"):
+        function(torch.tensor(numbers, device=device))
+
+
+def test_small_clouds_take_the_places_that_pointcept_takes(device):
+    """Of two points, (2 - 1) / 3 - 1 + 1 is a little less than a third: the last of four places is the first point."""
+    xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0]], device=device)
+    offset = torch.tensor([2], device=device)
+    idx = pointops.query_and_group(4, xyz, xyz, xyz, None, offset, offset, with_feat=False)
+    assert idx.tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
+    idx = pointops.query_and_group(5, xyz, xyz, xyz, None, offset, offset, with_feat=False)
+    assert idx.tolist() == [[0, 0, 0, 0, 1], [1, 1, 1, 1, 0]]
+
+
+def test_given_neighbours_need_no_offsets(device):
+    xyz, feat = room(20).to(device), torch.randn(20, 4).to(device)
+    idx = torch.arange(20, device=device).reshape(5, 4)
+    grouped, same = pointops.query_and_group(4, xyz, xyz[:5].contiguous(), feat, idx, None, None)
+    assert same is idx
+    assert torch.equal(grouped[..., :3], xyz[idx] - xyz[:5, None])
+    assert torch.equal(grouped[..., 3:], feat[idx])
+    with pytest.raises(ValueError, match="offset is needed where idx is not given"):
+        pointops.query_and_group(4, xyz, None, feat, None, None, None)
+    ends = torch.tensor([20], device=device)
+    for nsample, dilation in ((0, 0), (4, -1)):
+        with pytest.raises(ValueError, match=f"at least 0, they are {nsample} and {dilation}"):
+            pointops.query_and_group(nsample, xyz, None, feat, None, ends, None, dilation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_features_of_half_precision_give_single_precision(device, dtype):
+    """What Pointcept's models feed under autocast; its own functions return float32 then."""
+    xyz, feat = room(30).to(device), torch.randn(30, 4).to(device, dtype)
+    ends = torch.tensor([30], device=device)
+    idx, _ = pointops.knn_query(3, xyz, ends)
+    grouped = pointops.grouping(idx, feat, xyz, with_xyz=True)
+    assert grouped.dtype == torch.float32
+    assert torch.equal(grouped[..., 3:], feat.float()[idx.long()])
+    carried = pointops.interpolation(xyz, xyz, feat, ends, ends)
+    assert torch.equal(carried, pointops.interpolation(xyz, xyz, feat.float(), ends, ends))
+    with pytest.raises(TypeError, match="feat must be float32, it is Double"):
+        pointops.grouping(idx, feat.double(), xyz)
