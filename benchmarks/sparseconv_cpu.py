@@ -86,7 +86,7 @@ def count_flop(network: nn.Module, batch: Batch) -> float:
         elif isinstance(layer, sparseconv.SparseInverseConv3d):
             pairs = found.down.up.pairs
         else:
-            pairs = len(result.features) if found is None else found.pairs
+            pairs = len(result.features) if found is None else found.found.pairs
         total += 2 * pairs * layer.in_channels * layer.out_channels
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, CONVOLUTIONS)]

@@ -1,11 +1,11 @@
-"""Layers with spconv's names, arguments and weights, for inference."""
+"""Layers with spconv's names and weights, for inference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -48,13 +48,44 @@ class SparseTensor:
 
 
 @dataclass(frozen=True)
+class _Submanifold:
+    """What submanifold convolutions of one key share."""
+
+    found: ops.KernelMap
+    made_for: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Strided:
     """What a strided convolution leaves for its inverse."""
 
     down: ops.Down
+    made_for: dict[str, Any]
     fine_indices: torch.Tensor
     fine_shape: tuple[int, int, int]
-    kernel_size: tuple[int, int, int]
+
+
+Kept = TypeVar("Kept", _Submanifold, _Strided)
+
+
+def _kept(layer: _Convolution, x: SparseTensor, kind: type[Kept], made_for: dict[str, Any]) -> Kept | None:
+    """Return what is kept under the layer's key, if anything; ValueError where it was made for something else."""
+    kept = x.maps.get(layer.indice_key) if layer.indice_key is not None else None
+    if kept is None:
+        return None
+    if not isinstance(kept, kind):
+        raise ValueError(f"indice_key {layer.indice_key!r} is already that of a convolution of another kind.")
+    for name, value in made_for.items():
+        if kept.made_for[name] != value:
+            raise ValueError(
+                f"indice_key {layer.indice_key!r} was first used with {name} {kept.made_for[name]}, here it is "
+                f"{value}: layers share a key only if they are alike and on the same cells."
+            )
+    return kept
+
+
+def _place(x: SparseTensor) -> dict[str, Any]:
+    return {"spatial_shape": tuple(x.spatial_shape), "number of cells": len(x.indices)}
 
 
 class _Convolution(nn.Module):
@@ -93,14 +124,19 @@ class _Convolution(nn.Module):
         # An inference tensor counts no versions: it may have changed, and is packed every time.
         now = None if weight.is_inference() else (weight.data_ptr(), weight._version, self.narrow)
         if self._packed is None or now is None or self._packed_from != now:
-            if math.prod(self.kernel_size) == 1 and self._reads_transposed:
+            if self._pointwise:
                 # spconv reads the memory of this weight as (in, out), whatever its shape says; checkpoints rely on it.
                 matrix = weight.view(self.in_channels, self.out_channels).t()
                 weight = matrix.reshape(self.out_channels, 1, 1, 1, self.in_channels)
             self._packed, self._packed_from = ops.pack_weight(weight.contiguous(), self.narrow), now
         return self._packed
 
-    _reads_transposed = False
+    _pointwise = False
+    """Whether this is a product of every row by one matrix, which spconv reads transposed."""
+
+    def _multiply(self, x: SparseTensor, residual: torch.Tensor | None) -> SparseTensor:
+        y = ops.linear(x.features, self.packed(), self.out_channels, self.bias, residual, self.relu)
+        return x.replace_feature(y)
 
     def _convolve(self, features: torch.Tensor, found: ops.KernelMap, residual: torch.Tensor | None) -> torch.Tensor:
         return ops.conv(features, self.packed(), self.out_channels, found, self.bias, residual, self.relu)
@@ -120,8 +156,6 @@ class SubMConv3d(_Convolution):
         indice_key: layers of one key share their kernel map.
     """
 
-    _reads_transposed = True
-
     def __init__(
         self,
         in_channels: int,
@@ -135,18 +169,23 @@ class SubMConv3d(_Convolution):
             raise ValueError(f"A submanifold convolution needs an odd kernel, not {kernel_size}.")
         super().__init__(in_channels, out_channels, kernel_size, bias, indice_key)
         self.dilation = triple(dilation)
+        self._pointwise = math.prod(self.kernel_size) == 1
 
     def forward(self, x: SparseTensor, residual: torch.Tensor | None = None) -> SparseTensor:
-        """Convolve, and in the same pass add a residual of the result's shape and take the ReLU, where asked for."""
-        if math.prod(self.kernel_size) == 1:
-            y = ops.linear(x.features, self.packed(), self.out_channels, self.bias, residual, self.relu)
-            return x.replace_feature(y)
-        found = x.maps.get(self.indice_key) if self.indice_key is not None else None
-        if found is None:
-            found = ops.subm_map(x.cells, self.kernel_size, self.dilation)
+        """Convolve, and in the same pass add a residual of the result's shape and take the ReLU, where asked for.
+
+        Raises:
+            ValueError: the indice_key is that of other cells, or of a layer with another kernel or dilation.
+        """
+        if self._pointwise:
+            return self._multiply(x, residual)
+        made_for = {"kernel_size": self.kernel_size, "dilation": self.dilation, **_place(x)}
+        kept = _kept(self, x, _Submanifold, made_for)
+        if kept is None:
+            kept = _Submanifold(ops.subm_map(x.cells, self.kernel_size, self.dilation), made_for)
             if self.indice_key is not None:
-                x.maps[self.indice_key] = found
-        return x.replace_feature(self._convolve(x.features, found, residual))
+                x.maps[self.indice_key] = kept
+        return x.replace_feature(self._convolve(x.features, kept.found, residual))
 
 
 class SparseConv3d(_Convolution):
@@ -154,7 +193,7 @@ class SparseConv3d(_Convolution):
 
     Args:
         in_channels, out_channels, kernel_size, dilation, bias: see `SubMConv3d`; the kernel may be even.
-        stride, padding: as in torch.nn.Conv3d.
+        stride, padding: as in torch.nn.Conv3d; a kernel of 1x1x1 with stride 1 has no padding.
         indice_key: by which the inverse finds the way back.
     """
 
@@ -171,22 +210,33 @@ class SparseConv3d(_Convolution):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias, indice_key)
         self.stride, self.padding, self.dilation = triple(stride), triple(padding), triple(dilation)
+        self._pointwise = math.prod(self.kernel_size) == math.prod(self.stride) == 1
+        if self._pointwise and any(self.padding):
+            raise ValueError(f"A kernel of 1x1x1 with stride 1 takes no padding, not {padding}.")
 
     def forward(self, x: SparseTensor, residual: torch.Tensor | None = None) -> SparseTensor:
-        """Convolve; see `SubMConv3d.forward`. Rows of the result are in the order of the curve."""
-        found = x.maps.get(self.indice_key) if self.indice_key is not None else None
-        if found is None:
-            down = ops.down_map(x.cells, self.kernel_size, self.stride, self.padding, self.dilation)
-            found = _Strided(down, x.indices, x.spatial_shape, self.kernel_size)
+        """Convolve; see `SubMConv3d.forward`. Rows of the result are in the order of the curve.
+
+        A kernel of 1x1x1 with stride 1 keeps the cells and their order, and no map, as spconv's does.
+        """
+        if self._pointwise:
+            return self._multiply(x, residual)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        sizes = {name: getattr(self, name) for name in names}
+        made_for = {**sizes, **_place(x)}
+        kept = _kept(self, x, _Strided, made_for)
+        if kept is None:
+            down = ops.down_map(x.cells, **sizes)
+            kept = _Strided(down, made_for, x.indices, x.spatial_shape)
             if self.indice_key is not None:
-                x.maps[self.indice_key] = found
+                x.maps[self.indice_key] = kept
             x.maps["cells", id(down.indices)] = (down.indices, down.cells)
-        y = self._convolve(x.features, found.down.down, residual)
-        return SparseTensor(y, found.down.indices, found.down.cells.spatial_shape, x.batch_size, x.maps)
+        y = self._convolve(x.features, kept.down.down, residual)
+        return SparseTensor(y, kept.down.indices, kept.down.cells.spatial_shape, x.batch_size, x.maps)
 
 
 class SparseInverseConv3d(_Convolution):
-    """Back to the cells before the SparseConv3d with the same indice_key."""
+    """Back to the cells before the SparseConv3d with the same indice_key; its kernel, of more than one cell."""
 
     def __init__(
         self,
@@ -196,22 +246,29 @@ class SparseInverseConv3d(_Convolution):
         indice_key: str,
         bias: bool = True,
     ) -> None:
+        if math.prod(triple(kernel_size)) == 1:
+            raise ValueError(
+                "An inverse of 1x1x1 is not built: spconv takes it for a plain product and stays where it is."
+            )
         super().__init__(in_channels, out_channels, kernel_size, bias, indice_key)
 
     def forward(self, x: SparseTensor, residual: torch.Tensor | None = None) -> SparseTensor:
         """Convolve; see `SubMConv3d.forward`.
 
         Raises:
-            ValueError: no SparseConv3d of this indice_key and this kernel came before.
+            ValueError: no SparseConv3d of this indice_key and this kernel came before, or it led to other cells.
         """
-        found = x.maps.get(self.indice_key)
-        if not isinstance(found, _Strided) or found.kernel_size != self.kernel_size:
+        kept = x.maps.get(self.indice_key)
+        if not isinstance(kept, _Strided) or kept.made_for["kernel_size"] != self.kernel_size:
             raise ValueError(
                 f"indice_key {self.indice_key!r} names no strided convolution before this one "
                 f"with kernel_size {self.kernel_size}."
             )
-        y = self._convolve(x.features, found.down.up, residual)
-        return SparseTensor(y, found.fine_indices, found.fine_shape, x.batch_size, x.maps)
+        led_to = {"spatial_shape": kept.down.cells.spatial_shape, "number of cells": len(kept.down.indices)}
+        if led_to != _place(x):
+            raise ValueError(f"indice_key {self.indice_key!r} leads back from {led_to}, not from {_place(x)}.")
+        y = self._convolve(x.features, kept.down.up, residual)
+        return SparseTensor(y, kept.fine_indices, kept.fine_shape, x.batch_size, x.maps)
 
 
 @torch.no_grad()
@@ -236,7 +293,7 @@ def fold_batch_norm(convolution: _Convolution, norm: nn.BatchNorm1d) -> None:
     if norm.affine:
         shift = shift + norm.bias
     weight = convolution.weight
-    if convolution._reads_transposed and math.prod(convolution.kernel_size) == 1:
+    if convolution._pointwise:
         weight.copy_((weight.view(-1, convolution.out_channels) * scale).view_as(weight))
     else:
         weight.mul_(scale.view(-1, 1, 1, 1, 1))

@@ -150,6 +150,27 @@ def test_bad_arguments_are_named(name: str, place: int, spoil: Any, error: type[
         getattr(OPS, name)(*given)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_is_checked(name: str) -> None:
+    """Wrong dtype, wrong shape, non-contiguous, with a gradient: for each tensor in its turn, by its own name."""
+    operator = getattr(OPS, name)
+    good = arguments(name)
+    for place, argument in enumerate(argument.name for argument in operator.default._schema.arguments):
+        tensor = good[place]
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        for bad, error, says in (
+            (tensor.bool(), TypeError, "must be"),
+            (tensor[None], ValueError, "must have . dimensions"),
+            (torch.stack((tensor, tensor), -1)[..., 0], ValueError, "must be contiguous"),
+        ):
+            with pytest.raises(error, match=f"{name}: {argument} {says}"):
+                operator(*good[:place], bad, *good[place + 1 :])
+        if tensor.is_floating_point():
+            with pytest.raises(RuntimeError, match=f"{name}: {argument} requires grad"):
+                operator(*good[:place], tensor.clone().requires_grad_(), *good[place + 1 :])
+
+
 @pytest.mark.parametrize(("name", "place", "argument"), [("conv", 0, "features"), ("linear", 3, "bias")])
 def test_gradients_are_refused(name: str, place: int, argument: str) -> None:
     given = arguments(name)

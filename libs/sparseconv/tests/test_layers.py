@@ -105,6 +105,27 @@ def test_layers_agree_with_spconv(arguments: dict[str, Any]) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_strided_convolution_of_one_cell_is_spconvs(stride: int) -> None:
+    """With stride 1 spconv reads the weight transposed and keeps rows where they are; with stride 2 neither."""
+    spconv = pytest.importorskip("spconv.pytorch", reason="spconv is not installed: there is no oracle")
+    algo = pytest.importorskip("spconv.core").ConvAlgo.Native
+    torch.manual_seed(0)
+    indices, shape = random_cells(400, 11, clouds=2), (11, 13, 12)
+    features = torch.randn(len(indices), 5)
+    theirs = spconv.SparseConv3d(5, 7, 1, stride=stride, bias=False, algo=algo)
+    ours = sc.SparseConv3d(5, 7, 1, stride=stride, bias=False)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = theirs(spconv.SparseConvTensor(features, indices, list(shape), 2))
+    y = ours(sc.SparseTensor(features, indices, shape, 2))
+    assert torch.equal(y.indices, indices) == (stride == 1)
+    assert list(x.spatial_shape) == list(y.spatial_shape)
+    expected, found = of_spconv(spconv, x), of_spconv(spconv, y)
+    assert expected.keys() == found.keys()
+    assert max(float((expected[cell] - found[cell]).abs().max()) for cell in expected) < 1e-5
+
+
+@torch.inference_mode()
 def test_dilation_is_a_wider_kernel_with_zeros() -> None:
     indices = random_cells(1500, 16, clouds=2)
     x = sc.SparseTensor(torch.randn(len(indices), 6), indices, (16, 16, 16), 2)
@@ -187,7 +208,44 @@ def test_nothing_outlives_a_tensor() -> None:
         gc.enable()
 
 
+REUSED = [
+    (
+        [sc.SubMConv3d(4, 4, 5, indice_key="s")],
+        r"'s' was first used with kernel_size \(3, 3, 3\), here it is \(5, 5, 5\)",
+    ),
+    ([sc.SubMConv3d(4, 4, 3, 2, indice_key="s")], r"'s' was first used with dilation \(1, 1, 1\)"),
+    ([sc.SparseConv3d(4, 4, 2, 2), sc.SubMConv3d(4, 4, 3, indice_key="s")], "'s' was first used with spatial_shape"),
+    ([sc.SparseConv3d(4, 4, 3, 2, indice_key="s")], "'s' is already that of a convolution of another kind"),
+    (
+        [sc.SparseConv3d(4, 4, 2, 2, indice_key="d"), sc.SparseConv3d(4, 4, 2, 2, indice_key="d")],
+        "'d' was first used with spatial_shape",
+    ),
+    (
+        [
+            sc.SparseConv3d(4, 4, 3, 1, 1, indice_key="d"),
+            sc.SparseConv3d(4, 4, 3, 1, 1),
+            sc.SparseInverseConv3d(4, 4, 3, "d"),
+        ],
+        "'d' leads back from .*'number of cells': .*, not from",
+    ),
+]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("layers", "says"), REUSED)
+def test_a_key_of_something_else_is_refused(layers: list[nn.Module], says: str) -> None:
+    indices = random_cells(300, 8)
+    x = sc.SparseTensor(torch.randn(len(indices), 4), indices, (8, 8, 8), 1)
+    x = sc.SubMConv3d(4, 4, 3, indice_key="s")(x)
+    with pytest.raises(ValueError, match=says):
+        nn.Sequential(*layers)(x)
+
+
 def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="1x1x1 with stride 1 takes no padding, not 1"):
+        sc.SparseConv3d(4, 8, 1, padding=1)
+    with pytest.raises(ValueError, match="inverse of 1x1x1 is not built"):
+        sc.SparseInverseConv3d(4, 8, 1, indice_key="d")
     with pytest.raises(ValueError, match="odd kernel, not 2"):
         sc.SubMConv3d(4, 8, 2)
     indices = random_cells(30, 8)
