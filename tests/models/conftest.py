@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from service.models import checkpoint
 from service.models.layers.engine import Engine, engine
 from service.models.layers.native import NativeEngine
+from tests.models.forks import Forks
 from tests.models.untrained import write
 
 CPU = torch.device("cpu")
@@ -35,6 +38,21 @@ def either_engine(request: pytest.FixtureRequest) -> Engine:
 def native(request: pytest.FixtureRequest) -> Engine:
     """The native engines on the CPU."""
     return made(request.param)
+
+
+@pytest.fixture(scope="session")
+def _forks() -> Iterator[Forks]:
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def quick_checkpoints(_forks: Forks) -> Iterator[None]:
+    """Reads checkpoints without a fresh Python for each: in forks of one that has torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "subprocess", _forks)
+        yield
 
 
 @pytest.fixture

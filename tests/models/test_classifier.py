@@ -20,6 +20,8 @@ from service.models.site import Site
 from tests.models import golden, objects
 from tests.models.clouds import cloud, together
 
+pytestmark = pytest.mark.usefixtures("quick_checkpoints")
+
 CPU = torch.device("cpu")
 CASES = ("cls_ptv3m1", "cls_spunet")
 

@@ -16,6 +16,8 @@ from service.values import ModelCard
 from tests.models import experiments, golden, objects
 from tests.models.clouds import cloud, together
 
+pytestmark = pytest.mark.usefixtures("quick_checkpoints")
+
 CPU = torch.device("cpu")
 
 

@@ -20,6 +20,8 @@ from service.models.site import Generation
 from service.values import ModelCard
 from tests.models import experiments
 
+pytestmark = pytest.mark.usefixtures("quick_checkpoints")
+
 CPU = torch.device("cpu")
 UNKNOWN = "hooks = []\n"
 

@@ -23,6 +23,8 @@ from service.models.model import Model
 from service.values import PointCloud, Segmentation
 from tests.models import experiments, families
 
+pytestmark = pytest.mark.usefixtures("quick_checkpoints")
+
 CPU = torch.device("cpu")
 EDGE_M = 0.02
 
