@@ -37,7 +37,7 @@ ROOMS = {
     "cli": {"wire", "formats", "engine", "models", "picture", "serve", "environment", "settings", "keys", ""},
     "": set(),
 }
-WEB_SEES_OF_ENGINE = {"client", "shared"}
+WEB_SEES_OF_ENGINE = {"client", "pool", "shared"}
 FLASK = {"flask", "apiflask", "werkzeug", "gunicorn"}
 TORCH = {"torch", "torchvision", "spconv", "cumm", "safetensors.torch"}
 TORCH_ROOMS = {"models", "transforms", "engine", "environment"}

@@ -8,6 +8,8 @@ from typing import Any
 
 from service.engine.waiting import Rate
 
+Room = tuple[memoryview, int]
+
 
 @dataclass(eq=False)
 class Item:
@@ -21,6 +23,7 @@ class Item:
         points, voxels: sizes; `voxels` once the cloud was prepared.
         deadline: `time.monotonic()` after which nobody waits for the answer.
         cancelled: whether nobody waits already.
+        room: memory that takes the answer, and where in it; None: it gets memory of its own.
     """
 
     number: int
@@ -33,6 +36,7 @@ class Item:
     ready: Any = None
     voxels: int = 0
     cancelled: bool = False
+    room: Room | None = None
 
 
 class Batches:

@@ -16,6 +16,7 @@ MAX_MESSAGE_BYTES = 16 << 20
 MAX_DESCRIPTORS = 4
 AHEAD_BYTES = 1 << 14
 _HEADER = struct.Struct("!II")  # length of the JSON text, number of descriptors
+_TIMEVAL = struct.Struct("@ll")  # seconds and microseconds, as the C library's struct timeval has them
 
 Message = dict[str, Any]
 
@@ -57,11 +58,20 @@ class Channel:
         except OSError as error:
             raise ChannelClosed(f"the other end is gone: {error}") from error
 
+    def limit_waits(self, seconds: float) -> None:
+        """Have `receive` without a deadline raise TimeoutError when nothing came for so long; it may be called again.
+
+        The kernel waits so long in the call that receives: with a deadline each message takes one call more.
+        """
+        whole = int(seconds)
+        limit = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
     def receive(self, deadline: float | None = None) -> tuple[Message, list[int]]:
         """Return the next message and its descriptors, which the caller must close.
 
         Args:
-            deadline: `time.monotonic()` after which to give up; None waits for ever.
+            deadline: `time.monotonic()` after which to give up; None waits for ever, or as `limit_waits` says.
 
         Raises:
             TimeoutError: nothing came by the deadline.
@@ -95,6 +105,10 @@ class Channel:
             try:
                 # More room than there are descriptors in a message: one too many is noticed, not lost.
                 data, received, _flags, _address = socket.recv_fds(self._socket, AHEAD_BYTES, MAX_DESCRIPTORS + 1)
+            except BlockingIOError:
+                if deadline is None:
+                    raise TimeoutError from None
+                continue
             except OSError as error:
                 raise ChannelClosed(f"the other end is gone: {error}") from error
             self._descriptors += received
@@ -110,10 +124,6 @@ class Channel:
     def is_closed(self) -> bool:
         """Return whether the other end is gone, without waiting and without taking what it may have sent."""
         return has_hung_up(self._socket)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Return whether something can be received, or the other end is gone, within so many seconds."""
-        return bool(self._ahead) or bool(self._poll.poll(_milliseconds(timeout_s)))
 
     def close(self) -> None:
         """Close the connection; the other end sees ChannelClosed."""

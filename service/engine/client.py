@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.engine import shared
 from service.engine.channel import Channel, ChannelClosed, Message, close_all, has_hung_up
+from service.engine.pool import Piece
 from service.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, from_message
 from service.formats.format import Format, Options
 from service.values import (
@@ -50,6 +51,8 @@ class DecodedCloud:
         layout: where the arrays lie in it.
         points: how many points.
         notes: what the reader had to guess.
+        piece, room: where the arrays lie in memory that is used again: that, and where in it an answer may be put. The
+            descriptor is the piece's then.
     """
 
     descriptor: int | None
@@ -57,10 +60,12 @@ class DecodedCloud:
     points: int
     notes: tuple[str, ...]
     forget: Callable[[], None] = lambda: None
+    piece: Piece | None = None
+    room: int = 0
 
     def close(self) -> None:
-        """Give the memory back."""
-        if self.descriptor is not None:
+        """Give the memory back; a piece goes back to its pool by another way."""
+        if self.descriptor is not None and self.piece is None:
             os.close(self.descriptor)
         self.forget()
 
@@ -156,10 +161,17 @@ class EngineClient:
         wishes = {"model": model, "scores": scores, "tta": tta, "condition": condition}
         message = {"op": "segment", **wishes, "points": cloud.points, "layout": cloud.layout}
         message["arrays"] = arrays
+        if cloud.piece is not None:
+            message["room"] = cloud.room
         own = () if cloud.descriptor is None else (cloud.descriptor,)
-        reply, answers = self._ask(message, own, deadline, request_id, gone)
+        reply, answers = self._ask(message, own, deadline, request_id, gone, cloud.piece)
         with _closing(answers):
-            found = shared.unpack(answers[0], reply["layout"]) if answers else {"label": np.empty(0, np.int32)}
+            if answers:
+                found = shared.unpack(answers[0], reply["layout"])
+            elif cloud.piece is not None:
+                found = shared.read(cloud.piece.memory, reply["layout"])
+            else:
+                found = {"label": np.empty(0, np.int32)}
             segmentation = segmentation_from(reply["segmentation"], found)
         return dataclasses.replace(segmentation, warnings=(*cloud.notes, *segmentation.warnings))
 
@@ -276,6 +288,7 @@ class EngineClient:
         deadline: float,
         request_id: str,
         gone: Gone | None = None,
+        piece: Piece | None = None,
     ) -> tuple[Message, list[int]]:
         message = {**message, "deadline": deadline, "request_id": request_id}
         kept = getattr(self._local, "channel", None)
@@ -284,6 +297,8 @@ class EngineClient:
                 return self._converse(kept, message, descriptors, deadline, gone)
             except ChannelClosed:
                 self.close()  # the engine was replaced since the last call: its successor answers on a new connection
+                if piece is not None:
+                    piece.spoiled = True  # the worker of the one that is gone may have got this too
         self._local.channel = channel = self._connect()
         try:
             return self._converse(channel, message, descriptors, deadline, gone)
@@ -297,17 +312,7 @@ class EngineClient:
         channel.send(message, descriptors)
         # The engine keeps the deadline and says which step missed it; this is for an engine that hangs.
         until = max(deadline, time.monotonic()) + REPLY_GRACE_S
-        while gone is not None and not channel.wait(min(PEEK_S, until - time.monotonic())):
-            if gone():
-                self.close()  # which tells the engine
-                raise Cancelled("the client hung up")
-            if time.monotonic() >= until:
-                break
-        try:
-            reply, answers = channel.receive(until)
-        except TimeoutError:
-            self.close()  # a late reply must not be taken for the next request's
-            raise DeadlineExceeded("the engine did not answer by the request's deadline") from None
+        reply, answers = self._reply(channel, until, gone)
         if "error" in reply:
             close_all(answers)
             raise from_message(reply["error"])
@@ -316,6 +321,18 @@ class EngineClient:
             raise InternalError("the engine's reply carries no data")
         return reply, answers
 
+    def _reply(self, channel: Channel, until: float, gone: Gone | None) -> tuple[Message, list[int]]:
+        while True:
+            try:
+                return channel.receive()
+            except TimeoutError:
+                if gone is not None and gone():
+                    self.close()  # which tells the engine
+                    raise Cancelled("the client hung up") from None
+                if time.monotonic() >= until:
+                    self.close()  # a late reply must not be taken for the next request's
+                    raise DeadlineExceeded("the engine did not answer by the request's deadline") from None
+
     def _connect(self) -> Channel:
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -323,7 +340,9 @@ class EngineClient:
         except OSError as error:
             connection.close()
             raise NotReady("the engine does not run; `pointserve serve` starts it", retry_after_s=5) from error
-        return Channel(connection)
+        channel = Channel(connection)
+        channel.limit_waits(PEEK_S)
+        return channel
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from service.engine import shared
-from service.engine.batches import Batches, Item
+from service.engine.batches import Batches, Item, Room
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
+from service.engine.pool import IDLE_S, Mappings
 from service.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, to_message
 from service.values import Answer, PointCloud, answer_arrays, answer_message
 
@@ -84,8 +85,9 @@ class Pipeline:
     """Takes jobs from the engine and answers them, until the engine goes away.
 
     A job is a message `{"op": "label", "id", "model", "layout", "deadline", ...}` with the cloud's descriptor; its
-    answer has the same `id`, and the labels' descriptor or an `error`. `{"op": "cancel", "id"}` drops a job that does
-    not run yet. After a batch's answers comes a `report` of it.
+    answer has the same `id`, and the labels' descriptor or an `error`. With `room` in it the cloud's memory is a piece
+    of the web's pool: from there on it takes the labels, and where they fit no descriptor comes with the answer.
+    `{"op": "cancel", "id"}` drops a job that does not run yet. After a batch's answers comes a `report` of it.
 
     Args:
         channel: to the engine.
@@ -96,8 +98,9 @@ class Pipeline:
 
     def __init__(self, channel: Channel, labeller: Labeller, fetcher: Fetcher | None = None) -> None:
         self._channel, self._labeller, self._fetcher = channel, labeller, fetcher
-        labeller.say = lambda message: self._out.put((message, None))
+        labeller.say = lambda message: self._out.put((message, None, None))
         self._batches = Batches()
+        self._mappings = Mappings()
         lock = threading.RLock()
         # One lock, and a condition for each role: news wakes nobody who can do nothing with it.
         self._comes, self._stands, self._lacks = (threading.Condition(lock) for _ in range(3))
@@ -107,7 +110,7 @@ class Pipeline:
         self._preparing: list[Item] = []
         self._running: list[Item] = []
         self._ended = False
-        self._out: queue.SimpleQueue[tuple[Message, Answer | None]] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[tuple[Message, Answer | None, Room | None]] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the engine goes away."""
@@ -129,9 +132,14 @@ class Pipeline:
             os._exit(1)
 
     def _receive(self) -> None:
+        self._channel.limit_waits(IDLE_S)
         try:
             while True:
-                message, descriptors = self._channel.receive()
+                try:
+                    message, descriptors = self._channel.receive()
+                except TimeoutError:
+                    self._mappings.forget_idle()
+                    continue
                 with self._comes:
                     if message["op"] == "cancel":
                         for item in (*self._absent, *self._incoming, *self._preparing, *self._waiting, *self._running):
@@ -149,13 +157,18 @@ class Pipeline:
 
     def _admit(self, message: Message, descriptors: list[int]) -> None:
         try:
-            stored: dict[str, Any] = shared.unpack(descriptors[0], message["layout"])
+            room = None
+            if "room" in message:
+                room = self._mappings.of(descriptors[0]), message["room"]
+                stored: dict[str, Any] = shared.read(room[0], message["layout"])
+            else:
+                stored = shared.unpack(descriptors[0], message["layout"])
             cloud, wishes = PointCloud(**stored), self._labeller.wishes(message)
         except Exception as error:
             log.exception("request failed", request_id=message.get("request_id"))
             self._answer(message["id"], InternalError(f"the worker failed on this request: {type(error).__name__}"))
             return
-        item = Item(message["id"], message, message["model"], cloud, wishes, len(cloud), message["deadline"])
+        item = Item(message["id"], message, message["model"], cloud, wishes, len(cloud), message["deadline"], room=room)
         with self._comes:
             if self._fetcher is None or self._fetcher.has(item.model):
                 self._incoming.append(item)
@@ -195,7 +208,7 @@ class Pipeline:
         """Tell the engine that the worker lives while it loads a model, though not for ever."""
         until = time.monotonic() + LOAD_S
         while not done.wait(SIGN_S) and time.monotonic() < until:
-            self._out.put(({"patience_s": 0.0}, None))
+            self._out.put(({"patience_s": 0.0}, None, None))
 
     # Each round of the three loops below is a call of its own: a thread that waits for the next cloud must not keep the
     # last one alive in its variables.
@@ -229,7 +242,7 @@ class Pipeline:
     def _is_late(self, item: Item) -> bool:
         """Return whether nobody waits for the answer, and say so to the engine."""
         if item.cancelled:
-            self._out.put(({"id": item.number, "cancelled": True, "error": {}}, None))
+            self._out.put(({"id": item.number, "cancelled": True, "error": {}}, None, None))
         elif time.monotonic() >= item.deadline:
             self._answer(item.number, DeadlineExceeded("the deadline passed before the cloud was labelled"))
         else:
@@ -255,7 +268,7 @@ class Pipeline:
         )
         seconds = time.monotonic() - started
         for item, answer in zip(batch, answers, strict=True):
-            self._answer(item.number, answer)
+            self._answer(item.number, answer, item.room)
         voxels = sum(item.voxels for item in batch)
         self._batches.voxels_per_s.add(voxels, seconds)
         timings = [answer.timing_ms for answer in answers if not isinstance(answer, ServiceError)]
@@ -270,7 +283,7 @@ class Pipeline:
             "memory": self._labeller.memory(),
         }
         log.info("labelled", **{name: report[name] for name in ("model", "clouds", "points", "voxels", "seconds")})
-        self._out.put(({"report": report}, None))
+        self._out.put(({"report": report}, None, None))
         with self._stands:
             self._running = []
         return True
@@ -284,7 +297,7 @@ class Pipeline:
             now = time.monotonic()
             if now - said > SIGN_S:
                 said = now
-                self._out.put(({"patience_s": 0.0, "done": {str(item.number): done for item in batch}}, None))
+                self._out.put(({"patience_s": 0.0, "done": {str(item.number): done for item in batch}}, None, None))
             if all(item.cancelled for item in batch):
                 raise Cancelled("nobody waits for the answer any more")
             if all(now >= item.deadline for item in batch):
@@ -315,23 +328,26 @@ class Pipeline:
     def _others_come(self) -> bool:
         return bool(self._incoming or self._preparing) and not self._ended
 
-    def _answer(self, number: int, answer: Answer | ServiceError) -> None:
+    def _answer(self, number: int, answer: Answer | ServiceError, room: Room | None = None) -> None:
         if isinstance(answer, ServiceError):
-            self._out.put(({"id": number, "error": to_message(answer)}, None))
+            self._out.put(({"id": number, "error": to_message(answer)}, None, None))
         else:
-            self._out.put(({"id": number}, answer))
+            self._out.put(({"id": number}, answer, room))
 
     def _send(self) -> None:
         self._labeller.enter("intake")
         while self._send_one(*self._out.get()):
             pass
 
-    def _send_one(self, message: Message, answer: Answer | None) -> bool:
+    def _send_one(self, message: Message, answer: Answer | None, room: Room | None) -> bool:
         descriptors: tuple[int, ...] = ()
         if answer is not None:
             try:
-                descriptor, layout = shared.pack(answer_arrays(answer))
-                descriptors = (descriptor,)
+                arrays = answer_arrays(answer)
+                layout = shared.place(arrays, *room) if room is not None else None
+                if layout is None:
+                    descriptor, layout = shared.pack(arrays)
+                    descriptors = (descriptor,)
                 message = {**message, "segmentation": answer_message(answer), "layout": layout}
             except (OSError, MemoryError) as error:
                 failure = InternalError(f"the labels found no memory on their way back: {error}")

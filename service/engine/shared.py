@@ -21,6 +21,7 @@ from service.errors import InternalError
 
 ALIGNMENT = 64
 Layout = list[dict[str, Any]]
+"""Of each array `name`, `dtype`, `shape`, and where its bytes `start`."""
 
 
 def create(name: str = "pointserve") -> int:
@@ -53,13 +54,8 @@ def pack(arrays: Mapping[str, NDArray[Any] | None]) -> tuple[int, Layout]:
     Returns:
         The sealed descriptor, and the layout that `unpack` needs, made of JSON values.
     """
-    layout: Layout = []
-    end = 0
-    present = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-    for name, array in present.items():
-        start = -(-end // ALIGNMENT) * ALIGNMENT
-        layout.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "start": start})
-        end = start + array.nbytes
+    present = _present(arrays)
+    layout, end = _lay_out(present)
     descriptor = create()
     try:
         os.ftruncate(descriptor, end)
@@ -73,11 +69,50 @@ def pack(arrays: Mapping[str, NDArray[Any] | None]) -> tuple[int, Layout]:
     return descriptor, layout
 
 
+def place(arrays: Mapping[str, NDArray[Any] | None], memory: memoryview, start: int) -> Layout | None:
+    """Copy arrays into memory that is there, as `pack` does.
+
+    Args:
+        arrays: as of `pack`.
+        memory: where they go, from `start` on.
+
+    Returns:
+        The layout that `read` needs; None where they find no room, and then nothing was copied.
+    """
+    present = _present(arrays)
+    layout, end = _lay_out(present, start)
+    if end > len(memory):
+        return None
+    for entry, array in zip(layout, present.values(), strict=True):
+        room = np.frombuffer(memory, array.dtype, array.size, entry["start"])
+        room[:] = array.reshape(-1)
+    return layout
+
+
+def _present(arrays: Mapping[str, NDArray[Any] | None]) -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+
+
+def _lay_out(arrays: Mapping[str, NDArray[Any]], end: int = 0) -> tuple[Layout, int]:
+    """Return where arrays go that lie behind each other, and where the last one ends."""
+    layout: Layout = []
+    for name, array in arrays.items():
+        start = -(-end // ALIGNMENT) * ALIGNMENT
+        layout.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "start": start})
+        end = start + array.nbytes
+    return layout, end
+
+
 def _write_all(descriptor: int, array: NDArray[Any], start: int) -> None:
     rest: memoryview = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     while rest:
         written = os.pwrite(descriptor, rest, start)
         rest, start = rest[written:], start + written
+
+
+def size(entry: Mapping[str, Any]) -> int:
+    """Return how many bytes an array of a layout takes."""
+    return math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
 
 
 def unpack(descriptor: int, layout: Layout) -> dict[str, NDArray[Any]]:
@@ -86,7 +121,12 @@ def unpack(descriptor: int, layout: Layout) -> dict[str, NDArray[Any]]:
     Raises:
         InternalError: the layout does not fit the memory, or would make objects of its bytes.
     """
-    memory = view(descriptor)
+    return read(view(descriptor), layout)
+
+
+def read(memory: memoryview, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Return arrays as read-only views of the memory in which they lie; raises as `unpack`."""
+    memory = memory.toreadonly()
     arrays = {}
     for entry in layout:
         dtype = np.dtype(entry["dtype"])

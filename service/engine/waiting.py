@@ -200,6 +200,9 @@ class Deadly:
     def _key(job: Job) -> tuple[int, bytes]:
         wishes = [job.message.get(name) for name in ("model", "tta", "condition")]
         digest = hashlib.blake2b(repr(wishes).encode(), digest_size=16)
-        with shared.view(job.descriptor) as content:
-            digest.update(content)
+        content = shared.view(job.descriptor)
+        for entry in job.message["layout"]:
+            digest.update(repr([entry[what] for what in ("name", "dtype", "shape")]).encode())
+            # Not what else lies there: the memory may have been used before.
+            digest.update(content[entry["start"] :][: shared.size(entry)])
         return job.points, digest.digest()

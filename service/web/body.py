@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_input_stream
 
 from service.engine import shared
+from service.engine.pool import Piece, Pool
 from service.errors import DeadlineExceeded, MalformedRequest, ServiceError, TooLarge
 from service.web import direct
 from service.web.inflate import Inflated
@@ -30,7 +32,9 @@ STALL_S = 30.0
 """Longest wait for the next bytes of a body: a client that has gone silent holds a thread no longer."""
 MAX_FORM_BYTES = 4 << 20  # more than a piece that the parser takes at a time
 FILE_FIELD = "file"
+_SEND_LIMIT = struct.pack("@ll", int(SEND_S), 0)  # a struct timeval
 _patience = Patience()
+_pool = Pool()
 
 
 class SharedFileRequest(Request):
@@ -48,16 +52,17 @@ class SharedFileRequest(Request):
 
 @dataclass(frozen=True)
 class Upload:
-    """A user's file in shared memory.
+    """A user's file in shared memory, which is given back at the end of the `with` block.
 
     Attributes:
-        descriptor: the bytes; given back at the end of the `with` block.
+        descriptor: the bytes.
         size: how many.
         head: the first of them, to recognise the format by.
         filename: as the client calls the file, or None.
         media_type: as the client says, or None.
         options: form fields that came beside a multipart file.
         start: where the bytes begin in the shared memory.
+        piece: that memory, where it is of the pool: then there is room behind the bytes, and the descriptor is its own.
     """
 
     descriptor: int
@@ -66,10 +71,17 @@ class Upload:
     media_type: str | None
     options: Mapping[str, str] = field(default_factory=dict)
     start: int = 0
+    piece: Piece | None = None
 
     @property
     def head(self) -> bytes:
-        return os.pread(self.descriptor, HEAD_BYTES, self.start)
+        return self.first(HEAD_BYTES)
+
+    def first(self, count: int) -> bytes:
+        """Return so many of the first bytes, or all."""
+        if self.piece is None:
+            return os.pread(self.descriptor, count, self.start)
+        return bytes(self.piece.memory[self.start : self.start + min(count, self.size)])
 
     def __enter__(self) -> Upload:
         return self
@@ -77,10 +89,15 @@ class Upload:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.descriptor)
+        if self.piece is None:
+            os.close(self.descriptor)
+            return
+        # After an error a worker may still look into it, or write there.
+        self.piece.spoiled = self.piece.spoiled or error is not None
+        _pool.give(self.piece)
 
 
-def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0) -> Upload:
+def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0, pooled: bool = False) -> Upload:
     """Take the request's file into shared memory, unpacked if it was sent with a Content-Encoding.
 
     Args:
@@ -88,6 +105,7 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
         max_bytes: size of the largest body, as it is sent and unpacked.
         deadline: `time.monotonic()` after which to give up.
         start: where in the shared memory a body that is no form shall begin.
+        pooled: whether that may be memory that other requests have used: what reads strangers' files must not see it.
 
     Raises:
         TooLarge: more bytes; what the client still sends has been read and thrown away, so that it hears of it.
@@ -97,14 +115,18 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
     """
     environ = request.environ
     declared = request.content_length or 0
-    straight = direct.pieces(environ["wsgi.input"], environ.get("gunicorn.socket"))
+    straight = direct.body(environ["wsgi.input"], environ.get("gunicorn.socket"), STALL_S)
     raw = _Counted(get_input_stream(environ), declared)
     environ["wsgi.input"] = raw
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity" or request.mimetype == "multipart/form-data":
+        straight = None
     try:
-        with _bounded(request, deadline):
+        with _bounded(request, deadline, straight is None):
             if declared > max_bytes:
                 raise RequestEntityTooLarge
-            encoding = request.headers.get("Content-Encoding", "identity").lower()
+            if straight is not None:
+                return _receive_straight(request, straight, max_bytes, deadline, start, pooled)
             if encoding != "identity":
                 environ["wsgi.input"] = Inflated(raw, encoding, max_bytes)
                 # What it unpacks to ends where the compressed data ends.
@@ -112,8 +134,6 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
                 environ.pop("CONTENT_LENGTH", None)
             if request.mimetype == "multipart/form-data":
                 return _receive_form(request, raw, max_bytes)
-            if encoding == "identity" and straight is not None:
-                return _receive_pieces(request, straight, max_bytes, deadline, start)
             return _receive_raw(request, raw, max_bytes, deadline, start)
     except RequestEntityTooLarge:
         drain(request, raw, 4 * max_bytes)
@@ -126,6 +146,18 @@ def receive(request: Request, max_bytes: int, deadline: float, *, start: int = 0
         if time.monotonic() >= deadline - 0.1:
             raise DeadlineExceeded("the body did not arrive within the request's deadline") from error
         raise MalformedRequest("the body ended before its Content-Length was reached") from error
+
+
+def _receive_straight(
+    request: Request, body: direct.Body, max_bytes: int, deadline: float, start: int, pooled: bool
+) -> Upload:
+    size = body.left
+    # A third more takes the labels of a cloud of single-precision coordinates.
+    piece = _pool.take(start + size + size // 3 + shared.ALIGNMENT) if pooled else None
+    if piece is None:
+        return _receive_pieces(request, body.pieces(), max_bytes, deadline, start)
+    body.read_into(piece.memory[start : start + size])
+    return Upload(piece.descriptor, size, _filename(request), request.mimetype or None, start=start, piece=piece)
 
 
 def _receive_raw(request: Request, raw: _Counted, max_bytes: int, deadline: float, start: int) -> Upload:
@@ -155,8 +187,7 @@ def _receive_pieces(
     except BaseException:
         os.close(descriptor)
         raise
-    filename = _disposition_name(request.headers.get("Content-Disposition"))
-    return Upload(descriptor, size, filename, request.mimetype or None, start=start)
+    return Upload(descriptor, size, _filename(request), request.mimetype or None, start=start)
 
 
 def _receive_form(request: Request, raw: _Counted, max_bytes: int) -> Upload:
@@ -198,23 +229,33 @@ def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _disposition_name(header: str | None) -> str | None:
+def _filename(request: Request) -> str | None:
+    header = request.headers.get("Content-Disposition")
     return parse_options_header(header)[1].get("filename") if header else None
 
 
 @contextmanager
-def _bounded(request: Request, deadline: float) -> Iterator[None]:
-    """A client that stops in the middle of its body, or of the answer, must not hold a thread for ever."""
+def _bounded(request: Request, deadline: float, timed: bool = True) -> Iterator[None]:
+    """A client that stops in the middle of its body, or of the answer, must not hold a thread for ever.
+
+    Args:
+        request: what is read.
+        deadline: `time.monotonic()` after which nothing is read any more.
+        timed: whether the connection's own timeout is to end a silence.
+    """
     connection = request.environ.get("gunicorn.socket")
     if not isinstance(connection, socket.socket):
         yield
         return
-    connection.settimeout(max(0.1, min(deadline - time.monotonic(), STALL_S)))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_LIMIT)
+    if timed:
+        connection.settimeout(max(0.1, min(deadline - time.monotonic(), STALL_S)))
     try:
         with _patience.until(deadline, connection):
             yield
     finally:
-        connection.settimeout(SEND_S)
+        if timed:
+            connection.settimeout(None)
 
 
 def drain(request: Request, body: IO[bytes] | _Counted, max_bytes: int, seconds: float = DRAIN_S) -> None:

@@ -37,8 +37,10 @@ def on_starting(server) -> None:  # type: ignore[no-untyped-def]
 
 def post_worker_init(worker) -> None:  # type: ignore[no-untyped-def]
     """Set up a web process once its application is loaded."""
+    from service.web import sending
     from service.web.threads import bound_headers, time_waits
 
+    sending.install()
     bound_headers(worker)
     time_waits(worker)
 

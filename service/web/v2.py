@@ -166,6 +166,8 @@ def infer(name: str, version: str | None = None) -> Response:
             watch.lap("read")
             result = _segment(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
             watch.within("segment", result.timing_ms)
+        if upload.piece is None:
+            held.close()  # a large body goes before its answer is made
         g.points = len(result.label)
         structlog.contextvars.bind_contextvars(points=g.points, format="v2", model=g.model)
         head, binary = v2.encode(wanted, result)

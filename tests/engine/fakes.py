@@ -98,7 +98,9 @@ def job(name: Any = 0, points: int = 10, patience_s: float = 10.0, content: byte
     """Return a job with memory of its own."""
     descriptor = os.memfd_create("job")
     os.write(descriptor, content)
-    return Job({"name": name, "model": "stub"}, descriptor, points, time.monotonic() + patience_s)
+    layout = [{"name": "coord", "dtype": "|u1", "shape": [len(content)], "start": 0}]
+    message = {"name": name, "model": "stub", "layout": layout}
+    return Job(message, descriptor, points, time.monotonic() + patience_s)
 
 
 def closed(made: Job) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -68,14 +69,24 @@ def test_a_text_that_is_no_unicode_arrives(ends: tuple[Channel, Channel]) -> Non
     assert right.receive()[0] == {"field": "a\udc80", "limit": float("inf")}
 
 
-def test_what_waits_is_told(ends: tuple[Channel, Channel]) -> None:
+def test_a_wait_that_is_limited_ends_and_may_be_taken_up_again(ends: tuple[Channel, Channel]) -> None:
     left, right = ends
-    assert not right.wait(0.01)
-    left.send({"n": 1})
+    right.limit_waits(0.05)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        right.receive()
+    assert 0.04 < time.monotonic() - started < 5
+    whole = json.dumps({"n": 1}).encode()
+    packed = struct.pack("!II", len(whole), 0) + whole
+    os.write(left.fileno(), packed[:9])
+    with pytest.raises(TimeoutError):
+        right.receive()
+    os.write(left.fileno(), packed[9:])
     left.send({"n": 2})
-    assert right.wait(5) and right.receive()[0] == {"n": 1}
-    assert right.wait(5) and right.receive()[0] == {"n": 2}
-    assert not right.wait(0.01)
+    assert [right.receive()[0]["n"] for _ in range(2)] == [1, 2]
+    left.close()
+    with pytest.raises(ChannelClosed):
+        right.receive()
 
 
 def test_a_closed_channel_leaves_no_descriptor_behind() -> None:

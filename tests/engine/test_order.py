@@ -199,10 +199,11 @@ def test_a_worker_gets_the_batch_that_runs_and_the_next_one(sizes: list[int], ba
 def test_memory_of_a_job_is_looked_at_only_where_sizes_agree() -> None:
     from service.engine.waiting import Deadly
 
-    def one(content: bytes, points: int) -> Job:
+    def one(content: bytes, points: int, before: bytes = b"", after: bytes = b"") -> Job:
         descriptor = os.memfd_create("job")
-        os.write(descriptor, content)
-        return Job({"model": "stub"}, descriptor, points, LONG)
+        os.write(descriptor, before + content + after)
+        layout = [{"name": "coord", "dtype": "|u1", "shape": [len(content)], "start": len(before)}]
+        return Job({"model": "stub", "layout": layout}, descriptor, points, LONG)
 
     deadly = Deadly(remembered=2)
     bad, same, other, larger = one(b"bad", 5), one(b"bad", 5), one(b"good", 5), one(b"bad", 6)
@@ -210,6 +211,7 @@ def test_memory_of_a_job_is_looked_at_only_where_sizes_agree() -> None:
     assert same not in deadly
     assert deadly.add(bad, "killed by SIGSEGV")
     assert same in deadly
+    assert one(b"bad", 5, before=b"of an earlier one", after=b"too") in deadly
     assert other not in deadly
     larger.close()
     assert larger not in deadly  # or its closed descriptor would have been read

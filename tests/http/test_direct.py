@@ -55,4 +55,4 @@ def test_a_body_in_small_pieces_is_the_same_body(service: Service) -> None:
 def test_another_server_s_stream_is_left_alone() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert direct.pieces(object(), ours) is None
+        assert direct.body(object(), ours, 1.0) is None
