@@ -1,8 +1,9 @@
 """Farthest points, step by step in torch, with either rounding and either rule for ties: why two results differ.
 
 Ours rounds each step and takes the lowest of equally far points. Pointcept's kernel is compiled with fused multiply-add
-(x is the fused one: mul y, fma x, fma z in nvcc's code), and among equally far points its tree of 1024 threads, where
-point k is thread k % 1024's, keeps the one whose thread number, read with its lowest bit first, is the least.
+unless nvcc is told otherwise (x is the fused one: mul y, fma x, fma z in nvcc's code), and among equally far points its
+tree of 1024 threads, where point k is thread k % 1024's, keeps the one whose thread number, read with its lowest bit
+first, is the least.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from torch import Tensor
 _THREAD_BITS = 10
 
 
-def sample(xyz: Tensor, count: int, *, as_pointcept: bool) -> Tensor:
+def sample(xyz: Tensor, count: int, *, fused: bool, by_tree: bool) -> Tensor:
     """Return (count,) int32 farthest points of one cloud, from its first on.
 
     Args:
         xyz: (n, 3) float32.
         count: how many, at most n.
-        as_pointcept: Pointcept's rounding and ties in the place of ours.
+        fused: whether distances are rounded as fused multiply-adds round them.
+        by_tree: Pointcept's choice among equally far points in the place of ours.
     """
     number = torch.arange(len(xyz), device=xyz.device)
-    rank = _turned(number) * len(xyz) + number if as_pointcept else number
+    rank = _turned(number) * len(xyz) + number if by_tree else number
     near = torch.full((len(xyz),), torch.inf, device=xyz.device)
     picked = torch.zeros(count, dtype=torch.int64, device=xyz.device)
     for step in range(1, count):
-        near = torch.minimum(near, _square(xyz - xyz[picked[step - 1]], fused=as_pointcept))
+        near = torch.minimum(near, _square(xyz - xyz[picked[step - 1]], fused=fused))
         picked[step] = torch.where(near == near.max(), rank, torch.iinfo(torch.int64).max).argmin()
     return picked.int()
 

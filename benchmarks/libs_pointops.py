@@ -152,10 +152,13 @@ def fps(device: str, pointcept: Path | None) -> tuple[Any, ...]:
         return idx
 
     def same_indices(a: Tensor, b: Tensor) -> str:
-        own, other = (farthest_rules.sample(xyz, count, as_pointcept=rules) for rules in (False, True))
-        same = [f"{(one == two).float().mean().item():.4%}" for one, two in ((a, b), (a, own), (b, other))]
+        own = farthest_rules.sample(xyz, count, fused=False, by_tree=False)
+        fused, plain = (farthest_rules.sample(xyz, count, fused=fused, by_tree=True) for fused in (True, False))
+        pairs = ((a, b), (a, own), (b, fused), (b, plain))
+        same = [f"{(one == two).float().mean().item():.4%}" for one, two in pairs]
         return (
-            f"{same[0]} of the indices the same; step by step in torch: ours {same[1]}, with the peer's rules {same[2]}"
+            f"{same[0]} of the indices the same; step by step in torch: ours {same[1]}, "
+            f"the peer with fused multiply-adds {same[2]}, without {same[3]}, with the ties of its tree in both"
         )
 
     return ours, [xyz], "Pointcept farthest_point_sampling", theirs if extension else None, same_indices

@@ -41,10 +41,10 @@ log = structlog.get_logger()
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device that the setting names; `auto` takes the first GPU, or the CPU where there is none."""
+    """Return the device that the setting names: `cuda` is the first GPU, `auto` too, or the CPU where there is none."""
     if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda:0" if wanted == "cuda" else wanted)
 
 
 def describe(device: torch.device, models: Mapping[str, Model]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on a device, with features in a precision."""
         moved = {name: getattr(self, name).to(device) for name in ("coord", "grid_coord", "offset")}
-        return replace(self, feat=self.feat.to(device, dtype), made={}, **moved)
+        context = None if self.context is None else self.context.to(device, dtype)
+        return replace(self, feat=self.feat.to(device, dtype), made={}, context=context, **moved)
 
 
 def means(rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.worker import Worker
+from service.engine.worker import Worker, choose_device
 from service.settings import Settings
 from service.values import PointCloud, Segmentation
 from tests.http.clouds import parcel_scene
@@ -63,6 +63,10 @@ def test_batches_on_a_gpu_follow_its_memory() -> None:
         assert answer.scores is not None and alone.scores is not None
         np.testing.assert_allclose(answer.scores, alone.scores, atol=2e-2)  # half precision
         assert np.mean(answer.label == alone.label) > 0.999
+
+
+def test_cuda_without_a_number_is_the_first_gpu() -> None:
+    assert [str(choose_device(name)) for name in ("cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:1", "cpu"]
 
 
 def test_a_worker_on_a_cpu_says_how_much_it_takes_at_once() -> None:

@@ -97,7 +97,7 @@ def test_a_gpu_gives_the_same(shared: Path, cuda: torch.device, name: str, engin
     alone = torch.cat([network(batch_of(case, i).to(cuda)) for i in range(case.clouds)])
     fold(network)
     single = network(batch)
-    half = network.half()(replace(batch, feat=batch.feat.half()))
+    half = network.half()(batch.to(cuda, torch.float16))
     errors = {key: golden.error(logits, case.expected) for key, logits in (("together", plain), ("alone", alone))}
     errors |= {"folded": golden.error(single, case.expected), "half": golden.error(half, case.expected)}
     agreement = golden.agreement(half, case.expected)
