@@ -25,6 +25,14 @@ from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
+ROLES = {
+    "service.engine.server": "engine",  # before the workers': its command names theirs
+    "service.engine.reader": "readers",
+    "service.engine.worker": "worker",
+    "benchmarks.stub": "worker",
+    "gunicorn": "web",
+    "service.cli": "parent",
+}
 
 
 @dataclass
@@ -76,13 +84,29 @@ class Running:
         (found,) = [one for one in self.members() if "gunicorn" in " ".join(one.cmdline()) and not one.children()]
         return found
 
-    def memory_bytes(self) -> int:
-        """Return the proportional set size of all processes: shared pages count once."""
-        total = 0
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """Return the resident memory (RSS) of all processes in bytes, by what they do, and what of it is anonymous.
+
+        Pages that several of them map count for each. The proportional set size, in which they count once, is no
+        measure of growth: other programs' use of the same libraries makes it smaller, and larger when they end. Even
+        RSS falls where the kernel drops pages of files that nobody reads; it cannot drop anonymous ones.
+        """
+        found: dict[str, tuple[int, int]] = {}
         for member in self.members():
             with contextlib.suppress(psutil.Error):
-                total += member.memory_full_info().pss
-        return total
+                role, usage = _role(member.cmdline()), member.memory_info()
+                rss, anonymous = found.get(role, (0, 0))
+                found[role] = rss + usage.rss, anonymous + usage.rss - usage.shared
+        return found
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory (RSS) of all processes."""
+        return sum(rss for rss, _anonymous in self.memory().values())
+
+
+def _role(command: Sequence[str]) -> str:
+    text = " ".join(command)
+    return next((role for module, role in ROLES.items() if module in text), "others")
 
 
 @contextlib.contextmanager

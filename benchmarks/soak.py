@@ -1,4 +1,4 @@
-"""Full load for a long time: the slope of the memory of all processes, and answers that are not labels.
+"""Full load for a long time: the slope of the resident memory of all processes, and answers that are not labels.
 
     python -m benchmarks.soak [--seconds 600] [--clients 16] [--real]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,18 @@ SAMPLE = ROOT / "samples" / "parcels.ply"
 
 
 class Memory:
-    """Samples of the service's memory, once a second, until the block ends."""
+    """Samples of the service's memory, once a second, until the block ends.
+
+    Attributes:
+        seconds: when each sample was taken.
+        samples: what `Running.memory` said then.
+    """
 
     def __init__(self, running: Running) -> None:
         self._running = running
         self._ended = threading.Event()
         self.seconds: list[float] = []
-        self.rss: list[float] = []
+        self.samples: list[dict[str, tuple[int, int]]] = []
 
     def __enter__(self) -> Memory:
         self._thread = threading.Thread(target=self._watch)
@@ -39,19 +45,39 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(1.0):
-            self.rss.append(float(self._running.memory_bytes()))
+            self.samples.append(self._running.memory())
             self.seconds.append(time.monotonic() - self._started)
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
-    def slope_mb_a_minute(self) -> float:
-        """Return the slope of the line through the samples after the first fifth."""
-        start = len(self.rss) // 5
-        if len(self.rss) - start < 3:
+    @property
+    def rss(self) -> list[int]:
+        """Resident memory of all processes in each sample, in bytes."""
+        return [sum(rss for rss, _anonymous in sample.values()) for sample in self.samples]
+
+    @property
+    def anonymous(self) -> list[int]:
+        """What of it is neither a file's nor shared."""
+        return [sum(anonymous for _rss, anonymous in sample.values()) for sample in self.samples]
+
+    def by_role(self) -> dict[str, list[int]]:
+        """Return the resident memory of each kind of process in each sample, in bytes."""
+        roles = dict.fromkeys(role for sample in self.samples for role in sample)
+        return {role: [sample.get(role, (0, 0))[0] for sample in self.samples] for role in roles}
+
+    def slope_mb_a_minute(self, sizes: Sequence[int]) -> float:
+        """Return the slope of the line through such samples, after the first fifth."""
+        start = len(sizes) // 5
+        if len(sizes) - start < 3:
             return float("nan")
-        return float(np.polyfit(self.seconds[start:], self.rss[start:], 1)[0]) * 60 / 1e6
+        return float(np.polyfit(self.seconds[start:], sizes[start:], 1)[0]) * 60 / 1e6
+
+    def minutes_mb(self, sizes: Sequence[int]) -> list[float]:
+        """Return the median of such samples in each minute; the last one is what is left."""
+        minute = np.array(self.seconds) // 60
+        return [float(np.median(np.array(sizes)[minute == number])) / 1e6 for number in range(int(minute[-1]) + 1)]
 
 
 def mixture(real: bool) -> list[bytes]:
@@ -90,9 +116,22 @@ def main() -> None:
         ("refusals of what is no cloud", str(refused), f"{2 / 13:.0%} of all"),
         ("other answers", str(odd or 0), "0"),
         ("memory of all processes, least / most", f"{min(memory.rss) / 1e6:.0f} / {max(memory.rss) / 1e6:.0f} MB", ""),
-        ("slope", f"{memory.slope_mb_a_minute():+.2f} MB/min", "1 MB/min"),
+        ("slope", f"{memory.slope_mb_a_minute(memory.rss):+.2f} MB/min", "1 MB/min"),
+        ("slope of anonymous memory", f"{memory.slope_mb_a_minute(memory.anonymous):+.2f} MB/min", ""),
     ]
     show(f"full load for {arguments.seconds:g} s, {arguments.clients} clients", ("figure", "measured", "bound"), rows)
+    show_minutes(memory)
+
+
+def show_minutes(memory: Memory) -> None:
+    """Print what each kind of process took, minute by minute."""
+    kinds = {**memory.by_role(), "all": memory.rss, "all, anonymous": memory.anonymous}
+    rows = [
+        (kind, *(f"{size:.1f}" for size in memory.minutes_mb(sizes)), f"{memory.slope_mb_a_minute(sizes):+.2f}")
+        for kind, sizes in kinds.items()
+    ]
+    minutes = [str(number + 1) for number in range(len(rows[0]) - 2)]
+    show("resident memory in each minute, median, MB", ("processes", *minutes, "MB/min"), rows)
 
 
 if __name__ == "__main__":
