@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from service.models import substitutes
+from service.models.substitutes import Substitutes
 from service.transforms.augment import Augmentation
 from service.transforms.recipe import Recipe
 from service.transforms.steps import Step, step
@@ -63,7 +65,7 @@ def recipe(config: Mapping[str, Any], signed_colors: bool, width: int | None = N
 
 def _of_test(test: Mapping[str, Any], signed_colors: bool) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe of `data.test`."""
-    reader, testing = _Reader(signed_colors), test["test_cfg"]
+    reader, testing = _Reader(signed_colors, substitutes.of(test)), test["test_cfg"]
     reader.read_before(test.get("transform"), "data.test.transform")
     grid = testing.get("voxelize")
     if "voxelize" in testing and grid is None:
@@ -75,7 +77,10 @@ def _of_test(test: Mapping[str, Any], signed_colors: bool) -> tuple[Recipe, tupl
     reader.read_after(testing.get("post_transform"), _BEHIND)
     reader.read_augmentations(testing.get("aug_transform", ()), "data.test.test_cfg.aug_transform")
     if testing.get("crop"):
-        reader.notes.append("The configuration's test_cfg.crop is not carried out: large clouds are cut into tiles.")
+        reader.notes.append(
+            "The configuration's test_cfg.crop, which cuts large clouds at random places, is not carried out: "
+            "clouds of more voxels than one pass can hold are cut into tiles."
+        )
     return reader.recipe(), tuple(reader.notes)
 
 
@@ -86,12 +91,12 @@ def _of_classifier(test: Mapping[str, Any], signed_colors: bool) -> tuple[Recipe
     """
     entries = _list(test.get("transform", ()), "data.test.transform")
     entries += _list(test["test_cfg"]["post_transform"], _BEHIND)
-    return _of_val({"transform": entries}, "data.test", signed_colors)
+    return _of_val({**test, "transform": entries}, "data.test", signed_colors)
 
 
 def _of_val(part: Any, where: str, signed_colors: bool) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe of a data set whose transforms stand in one list."""
-    reader, where = _Reader(signed_colors), f"{where}.transform"
+    reader, where = _Reader(signed_colors, substitutes.of(part)), f"{where}.transform"
     entries = _list(part.get("transform") if isinstance(part, Mapping) else None, where)
     at = next((index for index, entry in enumerate(entries) if entry["type"] == "GridSample"), None)
     if at is None:
@@ -113,15 +118,15 @@ def _list(entries: Any, where: str) -> list[Mapping[str, Any]]:
 class _Reader:
     """What has been gathered while a configuration's transforms are gone through in their order."""
 
-    def __init__(self, signed_colors: bool) -> None:
-        self._signed_colors = signed_colors
+    def __init__(self, signed_colors: bool, given: Substitutes) -> None:
+        self._signed_colors, self._given = signed_colors, given
         self._before: list[Step] = []
         self._after: list[Step] = []
         self._grid: Mapping[str, Any] | None = None
         self._thin_size: float | None = None
         self._collected: Sequence[str] | None = None
         self._normalised = False
-        self._dropped: set[str] = set()
+        self._dropped = set(given.zero)
         self._condition: str | None = None
         self._augmentations: tuple[Augmentation, ...] = ()
         self.notes: list[str] = []
@@ -170,6 +175,8 @@ class _Reader:
             condition=self._condition,
             augmentations=self._augmentations,
             thin_size=self._thin_size,
+            outward=self._given.outward,
+            tanh=self._given.tanh,
         )
 
     def _read(self, entry: Mapping[str, Any], where: str, moves: list[Step]) -> None:

@@ -13,10 +13,10 @@ from functools import cached_property
 
 import torch
 
-from service.transforms import features, grid, normals, points, tiles
+from service.transforms import features, grid, points, tiles
 from service.transforms.augment import Augmentation
 from service.transforms.points import Points
-from service.transforms.prepare import Prepared, occupied, place, reduce, viewpoint
+from service.transforms.prepare import Prepared, made_normals, occupied, place, reduce
 from service.transforms.recipe import Recipe
 from service.transforms.threads import one_thread
 from service.values import PointCloud
@@ -148,7 +148,7 @@ def scene(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Scene:
     cells, _ = occupied(part.coord, recipe, recipe.grid_size)
     if part.normal is None and "normal" in recipe.features:
         middle = part.coord[grid.nearest(part.coord, cells)]
-        found = normals.estimate(middle, viewpoint(middle, recipe))
+        found = made_normals(middle, recipe)
         part = dataclasses.replace(part, normal=found[cells.inverse])
         warnings.append("The cloud has no normals, which the model needs: they were computed.")
     thin_size, fullest = recipe.thin_size, int(cells.count.max())

@@ -113,7 +113,7 @@ def read(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Points:
         normal = finite(_tensor(cloud.normal, kept, device), "normal")
     if "intensity" in wanted and cloud.intensity is not None:
         values = finite(_tensor(cloud.intensity, kept, device).unsqueeze(1), "intensity")
-        intensity = (values / _full_scale(values)).squeeze(1)
+        intensity = (values.tanh() if recipe.tanh and _measured(values) else values / _full_scale(values)).squeeze(1)
     elif "intensity" in wanted:
         intensity = torch.zeros(count, device=device)
         warnings.append("The cloud has no intensity, which the model needs: it was taken as 0 everywhere.")
@@ -173,6 +173,11 @@ def _tensor(array: NDArray[np.generic], kept: NDArray[np.bool_] | None, device: 
     rows = np.ascontiguousarray(array) if kept is None else array[kept]
     # Arrays that arrive through shared memory are read-only, which torch cannot express; a copy is ours to change.
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(device)
+
+
+def _measured(intensity: torch.Tensor) -> bool:
+    """Return whether intensity is as a lidar measures it: above 1, and not in the whole numbers of a file format."""
+    return bool((intensity > 1).any()) and bool((intensity != intensity.round()).any())
 
 
 def _full_scale(intensity: torch.Tensor) -> float:

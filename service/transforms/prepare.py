@@ -103,10 +103,25 @@ def occupied(coord: torch.Tensor, recipe: Recipe, grid_size: float) -> tuple[gri
     return cells, begin.double() * grid_size
 
 
+def made_normals(coord: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Return normals (n, 3) float32 of points, on the side on which those are that a model was trained with.
+
+    Raises:
+        UnusableCloud: they cannot be computed; see `normals.estimate`.
+    """
+    found = normals.estimate(coord, viewpoint(coord, recipe))
+    return -found if recipe.outward else found
+
+
 def viewpoint(coord: torch.Tensor, recipe: Recipe) -> torch.Tensor | None:
-    """Return where Pointcept's clouds are seen from: a room from its middle, a lidar's from its zero; else None."""
+    """Return where Pointcept's clouds are seen from: a room from its middle, a lidar's from its zero; else None.
+
+    An object is seen from outside: its normals look away from the point that is returned.
+    """
     if recipe.before is None:
         return None
+    if recipe.outward:
+        return coord.mean(dim=0)
     low, high = grid.bounds(coord)
     return (low + high) / 2 if steps.anchored(recipe.before) else torch.zeros_like(low)
 
@@ -134,7 +149,7 @@ def reduce(part: points.Points, cells: grid.Grid, recipe: Recipe, warnings: list
         # A mean is shorter than what it is of; one point's own normal stays as it is.
         normal = torch.nn.functional.normalize(normal, dim=1) if chosen is None else normal
     elif "normal" in recipe.features:
-        normal = normals.estimate(middle, viewpoint(middle, recipe))
+        normal = made_normals(middle, recipe)
         warnings.append("The cloud has no normals, which the model needs: they were computed.")
     return features.Voxels(middle, cells.grid_coord, color, normal, intensity, part.ground)
 

@@ -54,6 +54,9 @@ class Recipe:
             of `grid_size`; None: coordinates and cells count from the cloud's lowest corner.
         after: with `before`: its transforms of each pass's voxels, in the place of `centre`.
         condition: the data set whose norms and head are used, where a network was trained for several.
+        outward: normals that are computed look away from the cloud's middle, as those of objects do.
+        tanh: intensity above 1 that is not in whole numbers is what a sensor measured, of which the network was shown
+            the hyperbolic tangent (Waymo).
     """
 
     grid_size: float
@@ -70,6 +73,8 @@ class Recipe:
     before: tuple[Step, ...] | None = None
     after: tuple[Step, ...] = ()
     condition: str | None = None
+    outward: bool = False
+    tanh: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.

@@ -25,7 +25,7 @@ CLASSES = ["wall", "floor", "cabinet"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two experiments, of Pointcept v1.6 and v1.5.2."""
+    """Experiments of Pointcept v1.6 and v1.5.2, and one whose data set has zeros for colours and normals."""
     folder = tmp_path_factory.mktemp("exp")
     experiments.write(folder / "scannet" / "semseg-spunet-v1m1-0-base")
     experiments.write(
@@ -34,17 +34,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         experiments.V1_5_2,
         "v1.5.2",
     )
+    lidar = folder / "nuscenes" / "lidar"
+    experiments.write(lidar)
+    text = (lidar / "config.py").read_text()
+    (lidar / "config.py").write_text(text.replace("ScanNetDataset", "NuScenesColorNormalDataset"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with both, and one whose training has left no checkpoint yet."""
+    """A service with all, and one whose training has left no checkpoint yet."""
     unfinished = tmp_path_factory.mktemp("unfinished") / "s3dis"
     (unfinished / "model").mkdir(parents=True)
     (unfinished / "config.py").write_text(experiments.config())
     names = ("semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base")
-    models = ",".join(str(path) for path in (*(folder / "scannet" / name for name in names), unfinished))
+    paths = (*(folder / "scannet" / name for name in names), folder / "nuscenes" / "lidar", unfinished)
+    models = ",".join(str(path) for path in paths)
     running = start(tmp_path_factory.mktemp("service"), MODELS=models)
     wait_ready(running)
     yield running
@@ -96,7 +101,12 @@ def test_answers_are_the_networks_own(
 
 def test_the_cards_tell_where_models_come_from(serving: Service, folder: Path) -> None:
     listed = serving.get("/v1/models").json()["models"]
-    assert [card["name"] for card in listed] == ["semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base", "s3dis"]
+    assert [card["name"] for card in listed] == [
+        "semseg-spunet-v1m1-0-base",
+        "semseg-pt-v3m1-0-base",
+        "lidar",
+        "s3dis",
+    ]
     card = serving.get("/v1/models/semseg-pt-v3m1-0-base").json()
     assert card["family"] == "PT-v3m1"
     assert card["source"] == str(folder / "scannet" / "semseg-pt-v3m1-0-base")
@@ -129,6 +139,17 @@ def test_a_cloud_without_colours_is_refused_and_one_without_normals_is_not(servi
         assert "to compute them this machine needs Open3D" in answer.json()["detail"]
     else:
         assert any("normals" in warning for warning in answer.json()["warnings"])
+
+
+def test_a_model_trained_on_zeros_for_colours_and_normals_gets_zeros(serving: Service) -> None:
+    coord, color, normal = _cloud()
+    bare = serving.post("/v1/segment?model=lidar&scores=true&format=npz", _npz(coord=coord))
+    assert bare.status_code == 200, bare.text
+    assert bare.json()["warnings"] == []
+    body = _npz(coord=coord, color=color, normal=normal)
+    whole = serving.post("/v1/segment?model=lidar&scores=true&format=npz", body).json()
+    assert whole["scores"] == bare.json()["scores"]
+    assert serving.get("/v1/models/lidar").json()["inputs"] == ["blank", "blank"]
 
 
 def _pointserve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

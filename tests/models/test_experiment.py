@@ -282,6 +282,12 @@ def test_random_augmentations_take_the_procedure_away_and_are_said(folder: Path)
     assert "tta=full) is not offered" in note
 
 
+def test_a_crop_of_the_testers_is_left_out_and_said(folder: Path) -> None:
+    _edit(folder, "crop=None", "crop=dict(type='SphereCrop', point_max=1000000, mode='all')")
+    (note,) = _card(folder).about["warnings"]
+    assert "test_cfg.crop, which cuts large clouds at random places, is not carried out" in note
+
+
 def test_the_transforms_of_validation_are_taken_where_those_of_test_do_not_fit(folder: Path) -> None:
     _edit(folder, "in_channels=6", "in_channels=3")
     text = (folder / "config.py").read_text()

@@ -221,11 +221,81 @@ def test_computed_normals_look_to_where_a_room_is_seen_from() -> None:
     assert viewpoint(points, Recipe(0.02, ("normal",))) is None
 
 
+def _of(kind: str, entries: Entries, **more: Any) -> Recipe:
+    """Return the recipe of a data set of Pointcept's."""
+    return pipeline.recipe({"data": {"val": {"type": kind, "transform": entries, **more}}}, False)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "features"),
+    [
+        ("ScanNetDataset", {}, ("coord", "color", "normal")),
+        ("ScanNetDataset", {"if_color": False}, ("coord", "blank", "normal")),
+        ("NuScenesImagePointDataset", {"if_img": False}, ("coord", "color", "normal")),
+        ("WaymoColorNormalDataset", {}, ("coord", "blank", "blank")),
+        ("SemanticKITTIColorNormalDataset", {}, ("coord", "blank", "blank")),
+        ("ModelNetDataset", {"if_color": True}, ("coord", "blank", "normal")),
+        ("ShapeNetPartDataset", {"if_color": True}, ("coord", "blank", "normal")),
+        ("ScanObjectNNHardestDataset", {}, ("coord", "blank", "normal")),
+    ],
+)
+def test_what_a_data_set_has_zeros_for_is_zeros(kind: str, more: dict[str, Any], features: tuple[str, ...]) -> None:
+    assert _of(kind, INDOOR, **more).features == features
+
+
+def test_waymos_own_strength_is_what_its_preprocessing_makes_of_it() -> None:
+    data = _cloud(6, 10.0, 0.0)
+    measured = np.abs(np.random.default_rng(6).standard_cauchy(len(data["coord"]))).astype(np.float32)
+    coord = data["coord"].astype(np.float64)
+
+    def strength(kind: str, given: NDArray[np.float32]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (
+            prepare(PointCloud(coord, intensity=given), _of(kind, OUTDOOR), CPU).tiles[0].feat[:, 3].numpy()
+        )
+        return found
+
+    assert measured.max() > 255
+    # preprocess_waymo.py: strength = np.tanh(point_cloud[:, -1])
+    expected = strength("WaymoDataset", np.tanh(measured))
+    assert np.abs(strength("WaymoDataset", measured) - expected).max() < 1e-6
+    # A file format's whole numbers are fractions of its largest, and other lidars know no such thing.
+    whole = np.arange(len(coord), dtype=np.float32) % 256
+    assert np.array_equal(strength("WaymoDataset", whole), strength("SemanticKITTIDataset", whole / 255))
+    assert strength("SemanticKITTIDataset", measured).max() <= 1
+    assert not np.allclose(strength("SemanticKITTIDataset", measured), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("far", [0.0, 7.0])
+def test_computed_normals_of_objects_look_outwards(monkeypatch: pytest.MonkeyPatch, far: float) -> None:
+    random = np.random.default_rng(7)
+    outward = random.normal(size=(1500, 3))
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+
+    def estimate(coord: torch.Tensor, seen_from: torch.Tensor | None) -> torch.Tensor:
+        assert seen_from is not None
+        middle = coord.mean(dim=0)
+        plane = torch.nn.functional.normalize(coord - middle, dim=1) * torch.from_numpy(
+            random.choice([-1.0, 1.0], (len(coord), 1))
+        )
+        return normals.facing(plane, coord, seen_from).float()
+
+    monkeypatch.setattr(normals, "estimate", estimate)
+    entries = [entry for entry in INDOOR if entry["type"] != "CenterShift"]
+    sides = {}
+    for kind in ("ModelNetDataset", "ScanObjectNNDataset", "ScanNetDataset"):
+        cloud = PointCloud(outward + far, np.zeros((1500, 3), np.uint8))
+        (tile,) = prepare(cloud, _of(kind, entries), CPU).tiles
+        about = tile.coord - tile.coord.mean(dim=0)
+        sides[kind] = float(((about * tile.feat[:, 6:]).sum(dim=1) > 0).float().mean())
+    assert sides["ModelNetDataset"] == sides["ScanObjectNNDataset"] == 1
+    # A scan's look to its zero: all inwards about it, half of them beside it.
+    assert sides["ScanNetDataset"] < 0.6
+
+
 def test_recipes_with_steps_are_plain_values_and_back() -> None:
     import json
 
-    for entries in (INDOOR, OUTDOOR, SCALED, OTHERS):
-        recipe = _recipe(entries)
+    for recipe in (*map(_recipe, (INDOOR, OUTDOOR, SCALED, OTHERS)), _of("ScanObjectNNDataset", INDOOR)):
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
