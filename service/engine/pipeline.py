@@ -87,7 +87,7 @@ class Pipeline:
     A job is a message `{"op": "label", "id", "model", "layout", "deadline", ...}` with the cloud's descriptor; its
     answer has the same `id`, and the labels' descriptor or an `error`. With `room` in it the cloud's memory is a piece
     of the web's pool: from there on it takes the labels, and where they fit no descriptor comes with the answer.
-    `{"op": "cancel", "id"}` drops a job that does not run yet. After a batch's answers comes a `report` of it.
+    `{"op": "cancel", "id"}` drops a job that does not run yet. With the last answer of a batch comes a `report` of it.
 
     Args:
         channel: to the engine.
@@ -267,8 +267,6 @@ class Pipeline:
             self._tick(batch),
         )
         seconds = time.monotonic() - started
-        for item, answer in zip(batch, answers, strict=True):
-            self._answer(item.number, answer, item.room)
         voxels = sum(item.voxels for item in batch)
         self._batches.voxels_per_s.add(voxels, seconds)
         timings = [answer.timing_ms for answer in answers if not isinstance(answer, ServiceError)]
@@ -282,8 +280,11 @@ class Pipeline:
             "batch_voxels": self._labeller.max_voxels(first.model),
             "memory": self._labeller.memory(),
         }
+        *others, last = zip(batch, answers, strict=True)
+        for item, answer in others:
+            self._answer(item.number, answer, item.room)
+        self._answer(last[0].number, last[1], last[0].room, report)
         log.info("labelled", **{name: report[name] for name in ("model", "clouds", "points", "voxels", "seconds")})
-        self._out.put(({"report": report}, None, None))
         with self._stands:
             self._running = []
         return True
@@ -328,11 +329,14 @@ class Pipeline:
     def _others_come(self) -> bool:
         return bool(self._incoming or self._preparing) and not self._ended
 
-    def _answer(self, number: int, answer: Answer | ServiceError, room: Room | None = None) -> None:
+    def _answer(
+        self, number: int, answer: Answer | ServiceError, room: Room | None = None, report: Message | None = None
+    ) -> None:
+        message: Message = {"id": number} if report is None else {"id": number, "report": report}
         if isinstance(answer, ServiceError):
-            self._out.put(({"id": number, "error": to_message(answer)}, None, None))
+            self._out.put(({**message, "error": to_message(answer)}, None, None))
         else:
-            self._out.put(({"id": number}, answer, room))
+            self._out.put((message, answer, room))
 
     def _send(self) -> None:
         self._labeller.enter("intake")

@@ -268,7 +268,7 @@ class Scheduler:
         return True
 
     def _hear(self, lane: Lane, message: Message, descriptors: list[int]) -> None:
-        """Take a worker's word: a job's answer, a report on a batch, a plea for patience, or news of its models."""
+        """Take a worker's word: a job's answer, the last of a batch with a report, a plea for patience, its models."""
         now = time.monotonic()
         with self._changed:
             if "patience_s" in message:
@@ -277,23 +277,27 @@ class Scheduler:
             if "cards" in message:
                 lane.device.cards = message["cards"]
                 return
-            if "report" in message:
-                lane.count(message["report"], now)
-                self._tally.add(message["report"])
-                return
-            job = lane.finish(message["id"], now)
-            if job is None or job.abandoned:
-                close_all(descriptors)
-            elif "error" not in message:
-                job.future.set_result((message, descriptors))
-            else:
-                close_all(descriptors)
-                job.future.set_exception(from_message(message["error"]))
-            if job is not None:
-                if job.retried:
-                    self._deadly.forgive(job)
-                job.close()
+            report = message.pop("report", None)
+            if "id" in message:
+                self._finish(lane, message, descriptors, now)
+            if report is not None:
+                lane.count(report, now)
+                self._tally.add(report)
             self._feed(lane)
+
+    def _finish(self, lane: Lane, message: Message, descriptors: list[int], now: float) -> None:
+        job = lane.finish(message["id"], now)
+        if job is None or job.abandoned:
+            close_all(descriptors)
+        elif "error" not in message:
+            job.future.set_result((message, descriptors))
+        else:
+            close_all(descriptors)
+            job.future.set_exception(from_message(message["error"]))
+        if job is not None:
+            if job.retried:
+                self._deadly.forgive(job)
+            job.close()
 
     def _lose(self, lane: Lane) -> None:
         """Take the jobs of a worker that ended back, to be run again one by one when there is a new one."""

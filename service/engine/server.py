@@ -91,8 +91,8 @@ class Engine:
         and sent only where `arrays` says so.
         """
         if descriptors:
-            return self._label(message, descriptors[0], talk.channel)
-        reply, answers = self._label(message, talk.kept("cloud")[1], talk.channel)
+            return self._label(message, descriptors.pop(), talk.channel)
+        reply, answers = self._label(message, os.dup(talk.kept("cloud")[1]), talk.channel)
         talk.keep("labels", answers[0], {name: reply[name] for name in ("segmentation", "layout")})
         if not message["arrays"]:
             close_all(answers)
@@ -100,11 +100,12 @@ class Engine:
         return reply, answers
 
     def _label(self, message: Message, cloud: int, channel: Channel) -> Outcome:
-        self._know(message["model"])
+        """Have a worker label a cloud, whose descriptor is the job's from now on."""
         passes = PASSES.get(message.get("tta", "none"), 1)
-        job = Job(message, os.dup(cloud), message["points"], message["deadline"], passes)
+        job = Job(message, cloud, message["points"], message["deadline"], passes)
         started = time.monotonic()
         try:
+            self._know(message["model"])
             self._scheduler.submit(job)
         except BaseException:
             job.close()

@@ -3,7 +3,8 @@ the next request of a connection."""
 
 from __future__ import annotations
 
-import select
+import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -13,9 +14,11 @@ from service.web.patience import Patience
 
 HEADER_S = 10.0
 """Without it, as many clients as there are threads could each send half a header and hold all of them for ever."""
-NEXT_S = 0.005
+NEXT_S = 0.03
 """A thread waits so long for the next request of the connection that it has just answered: else the connection goes
 back to gunicorn's main thread and, with its next request, to some thread again: three changes of threads."""
+NEXT_BYTES = 1 << 13
+_NEXT, _UNLIMITED = struct.pack("@ll", 0, int(NEXT_S * 1e6)), struct.pack("@ll", 0, 0)  # struct timeval
 _patience = Patience()
 _own = threading.local()
 
@@ -52,9 +55,17 @@ def _goes_on(conn: Any) -> bool:
     """Return whether a connection's next request begins, or its end comes, in a moment."""
     if conn.is_http2 or conn.parser.unreader.buf.getvalue():
         return False  # gunicorn deals with these itself
-    poll = select.poll()
-    poll.register(conn.sock, select.POLLIN)
-    return bool(poll.poll(NEXT_S * 1e3))
+    # The kernel waits, in the call that receives: each call is one more change of threads.
+    conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NEXT)
+    try:
+        conn.parser.unreader.unread(conn.sock.recv(NEXT_BYTES))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    finally:
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _UNLIMITED)
+    return True  # of an end gunicorn hears too, when it asks for more
 
 
 def bound_headers(worker: Any) -> None:
@@ -86,6 +97,14 @@ class _Bounded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
+
+    def finish_body(self, *arguments: Any, **bounds: Any) -> bool:
+        """Discard what is left of a body; gunicorn sets timeouts for that also where all of it was read."""
+        body = getattr(self._parser.mesg, "body", None)
+        if getattr(getattr(body, "reader", None), "length", None) == 0 and not body.failed:
+            return True
+        discarded: bool = self._parser.finish_body(*arguments, **bounds)
+        return discarded
 
     def __next__(self) -> Any:
         with _patience.until(time.monotonic() + HEADER_S, self._connection):
