@@ -16,6 +16,9 @@ MAX_MESSAGE_BYTES = 16 << 20
 MAX_DESCRIPTORS = 4
 AHEAD_BYTES = 1 << 14
 _HEADER = struct.Struct("!II")  # length of the JSON text, number of descriptors
+_DESCRIPTOR = struct.Struct("@i")
+# More room than there are descriptors in a message: one too many is noticed, not lost.
+_BESIDE_BYTES = socket.CMSG_LEN((MAX_DESCRIPTORS + 1) * _DESCRIPTOR.size)
 _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds, as the C library's struct timeval has them
 
 Message = dict[str, Any]
@@ -34,6 +37,9 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        # One buffer for all that comes: with a new one for each message, of which little is kept, the memory of a
+        # process with many channels ends up in pieces.
+        self._room = memoryview(bytearray(AHEAD_BYTES))
         self._ahead = bytearray()  # what came with the last message and is of the next
         self._descriptors: list[int] = []
         self._poll = select.poll()
@@ -103,18 +109,17 @@ class Channel:
             if deadline is not None and not self._poll.poll(_milliseconds(deadline - time.monotonic())):
                 raise TimeoutError
             try:
-                # More room than there are descriptors in a message: one too many is noticed, not lost.
-                data, received, _flags, _address = socket.recv_fds(self._socket, AHEAD_BYTES, MAX_DESCRIPTORS + 1)
+                came, beside, _flags, _address = self._socket.recvmsg_into([self._room], _BESIDE_BYTES)
             except BlockingIOError:
                 if deadline is None:
                     raise TimeoutError from None
                 continue
             except OSError as error:
                 raise ChannelClosed(f"the other end is gone: {error}") from error
-            self._descriptors += received
-            if not data:
+            self._descriptors += _descriptors_in(beside)
+            if not came:
                 raise ChannelClosed("the other end is gone")
-            self._ahead += data
+            self._ahead += self._room[:came]
         return bytes(self._ahead[:size])
 
     def _drop(self) -> None:
@@ -129,6 +134,16 @@ class Channel:
         """Close the connection; the other end sees ChannelClosed."""
         self._drop()
         self._socket.close()
+
+
+def _descriptors_in(beside: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors in what came beside the bytes."""
+    found: list[int] = []
+    for level, kind, data in beside:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = data[: len(data) - len(data) % _DESCRIPTOR.size]
+            found += [descriptor for (descriptor,) in _DESCRIPTOR.iter_unpack(whole)]
+    return found
 
 
 def _milliseconds(seconds: float) -> float:

@@ -8,10 +8,11 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 
 import pytest
 
-from service.engine.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
+from service.engine.channel import AHEAD_BYTES, MAX_MESSAGE_BYTES, Channel, ChannelClosed
 
 
 @pytest.fixture
@@ -61,6 +62,21 @@ def test_messages_that_come_together_keep_their_own_descriptors(ends: tuple[Chan
     for pair in sent:
         for descriptor in pair:
             os.close(descriptor)
+
+
+def test_a_message_takes_memory_of_its_own_size_only(ends: tuple[Channel, Channel]) -> None:
+    # What takes more for a moment, and keeps a little of it, breaks the memory of a process with many channels up.
+    left, right = ends
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            left.send({"number": number})
+            tracemalloc.reset_peak()
+            before, _peak = tracemalloc.get_traced_memory()
+            assert right.receive() == ({"number": number}, [])
+            assert tracemalloc.get_traced_memory()[1] - before < AHEAD_BYTES // 2  # the decoder takes a quarter
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_text_that_is_no_unicode_arrives(ends: tuple[Channel, Channel]) -> None:
