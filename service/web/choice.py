@@ -12,18 +12,28 @@ def choose_model(engine: EngineClient, wanted: str | None, task: str) -> str:
     """Return the name of the model to use for a task out of `service.values.TASKS`.
 
     Raises:
-        UnusableModel: it is known not to work, and why.
         MalformedRequest: it is no model for that.
-        UnknownModel, NotReady: as `find_model`.
+        UnusableModel, UnknownModel, NotReady: as `usable_model`.
     """
-    card = find_model(engine, wanted, task)
+    card = usable_model(engine, wanted, task)
     name: str = card["name"]
-    if card.get("state") == "failed":
-        raise UnusableModel(f"the model {name} cannot be used: {card['reason']}")
     if task not in tasks(card):
         routes = ", ".join(f"POST /v1/{one}" for one in tasks(card))
         raise MalformedRequest(f"the model {name} cannot {task}; it serves {routes}")
     return name
+
+
+def usable_model(engine: EngineClient, wanted: str | None, task: str = "segment") -> dict[str, Any]:
+    """Return the card of a model that may work.
+
+    Raises:
+        UnusableModel: it is known not to work, and why.
+        UnknownModel, NotReady: as `find_model`.
+    """
+    card = find_model(engine, wanted, task)
+    if card.get("state") == "failed":
+        raise UnusableModel(f"the model {card['name']} cannot be used: {card['reason']}")
+    return card
 
 
 def find_model(engine: EngineClient, wanted: str | None, task: str = "segment") -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.wire.v2 import HEADER, INPUTS, OUTPUTS
+from service.wire.v2 import HEADER, INPUTS
+from service.wire.v2_outputs import DATATYPES
 
 _JSON = "application/json"
 _BINARY = "application/octet-stream"
@@ -61,7 +62,7 @@ def _schemas() -> dict[str, Any]:
                     "items": {
                         "type": "object",
                         "required": ["name"],
-                        "properties": {"name": {"type": "string", "enum": list(OUTPUTS)}, "parameters": _PARAMETERS},
+                        "properties": {"name": {"type": "string", "enum": list(DATATYPES)}, "parameters": _PARAMETERS},
                     },
                 },
             },
@@ -78,7 +79,7 @@ def _schemas() -> dict[str, Any]:
                 "model_version": {"type": "string"},
                 "id": {"type": "string"},
                 "parameters": _PARAMETERS,
-                "outputs": {"type": "array", "items": _tensor(list(OUTPUTS), sorted(set(OUTPUTS.values())))},
+                "outputs": {"type": "array", "items": _tensor(list(DATATYPES), sorted(set(DATATYPES.values())))},
             },
         },
         "ProtocolError": _ERROR,

@@ -18,12 +18,12 @@ from service.engine import shared
 from service.engine.client import DecodedCloud, EngineClient
 from service.errors import MalformedRequest, NotReady, UnknownModel
 from service.settings import Settings
-from service.values import Segmentation
+from service.values import Answer
 from service.web import client, statistics
 from service.web.body import Upload, receive
-from service.web.choice import choose_model, find_model
+from service.web.choice import find_model, usable_model
 from service.web.stopwatch import Stopwatch
-from service.wire import v2
+from service.wire import v2, v2_outputs
 
 blueprint = APIBlueprint("v2", __name__, tag="Open Inference Protocol", url_prefix="/v2")
 MANY_JSON_BYTES = 1 << 20
@@ -54,7 +54,7 @@ def _choose(name: str, version: str | None) -> str:
         UnknownModel: there is no such model, or not this version of it.
         NotReady: no model is loaded yet.
     """
-    chosen = choose_model(_engine(), name, "segment")
+    chosen = str(usable_model(_engine(), name)["name"])
     if version not in (None, "", v2.VERSION):
         raise UnknownModel(f"model {name!r} has no version {version!r}; it has {v2.VERSION!r}")
     return chosen
@@ -145,9 +145,9 @@ def load(name: str) -> Response:
 
 @blueprint.post("/models/<name>/infer")
 @blueprint.post("/models/<name>/versions/<version>/infer")
-@blueprint.doc(summary="Label a point cloud", operation_id="v2_infer")
+@blueprint.doc(summary="Label or classify a point cloud, or return features of it", operation_id="v2_infer")
 def infer(name: str, version: str | None = None) -> Response:
-    """Label each point of a cloud that is given as tensors."""
+    """Answer for a cloud that is given as tensors: labels of its points, its class, or features, as the model can."""
     settings: Settings = current_app.extensions["settings"]
     g.watch = watch = Stopwatch()
     deadline = client.deadline(request, settings.deadline_s)
@@ -160,15 +160,15 @@ def infer(name: str, version: str | None = None) -> Response:
         )
         watch.lap("receive")
         g.format, g.model = "v2", _choose(name, version)
-        objects = bool(find_model(_engine(), g.model).get("objects"))
-        wanted = _decode(upload, head_bytes or upload.size, settings.max_points, objects)
+        offered = v2_outputs.offers(find_model(_engine(), g.model))
+        wanted = _decode(upload, head_bytes or upload.size, settings.max_points, offered)
         with _cloud(upload, wanted, head_bytes) as cloud:
             watch.lap("read")
-            result = _segment(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
-            watch.within("segment", result.timing_ms)
+            result = _answer(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
+            watch.within(wanted.task, result.timing_ms)
         if upload.piece is None:
             held.close()  # a large body goes before its answer is made
-        g.points = len(result.label)
+        g.points = wanted.points
         structlog.contextvars.bind_contextvars(points=g.points, format="v2", model=g.model)
         head, binary = v2.encode(wanted, result)
         watch.lap("write")
@@ -192,13 +192,13 @@ def _head_bytes() -> int:
     return int(given)
 
 
-def _decode(upload: Upload, head_bytes: int, max_points: int, objects: bool) -> v2.InferRequest:
+def _decode(upload: Upload, head_bytes: int, max_points: int, offered: v2_outputs.Offers) -> v2.InferRequest:
     if head_bytes > upload.size:
         raise MalformedRequest(f"{v2.HEADER} is {head_bytes}, but the body has {upload.size} bytes")
     size = min(head_bytes, v2.MAX_JSON_BYTES + 1)  # more is refused, and need not be read for that
 
     def decode() -> v2.InferRequest:
-        return v2.decode(upload.first(size), upload.size - head_bytes, max_points, objects)
+        return v2.decode(upload.first(size), upload.size - head_bytes, max_points, offered)
 
     if size < MANY_JSON_BYTES:
         return decode()
@@ -225,12 +225,16 @@ def _cloud(upload: Upload, wanted: v2.InferRequest, head_bytes: int) -> DecodedC
     return DecodedCloud(descriptor, layout, wanted.points, ())
 
 
-def _segment(cloud: DecodedCloud, model: str, deadline: float, wanted: v2.InferRequest) -> Segmentation:
+def _answer(cloud: DecodedCloud, model: str, deadline: float, wanted: v2.InferRequest) -> Answer:
+    calls: dict[str, Any] = {"request_id": g.request_id, "gone": client.gone(request)}
+    if wanted.task == "classify":
+        return _engine().classify(cloud, model, deadline, **calls)
+    if wanted.task == "embed":
+        return _engine().embed(cloud, model, deadline, **calls)
     scores = bool(wanted.outputs.keys() & {"scores", "confidence"})
     condition = wanted.parameters.get("condition")
     if condition is not None and not isinstance(condition, str):
         raise MalformedRequest("parameter condition must be a text, the name of one of the model's data sets")
-    calls = {"request_id": g.request_id, "gone": client.gone(request)}
     return _engine().segment(cloud, model, deadline, scores=scores, condition=condition, **calls)
 
 

@@ -6,7 +6,7 @@ model configuration and model repository extensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,8 @@ import orjson
 from numpy.typing import NDArray
 
 from service.errors import MalformedRequest, TooLarge, UnusableCloud
-from service.values import Segmentation
+from service.values import Answer
+from service.wire import v2_outputs
 
 VERSION = "1"
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
@@ -23,7 +24,7 @@ HEADER = "Inference-Header-Content-Length"
 MAX_JSON_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20
 
-DTYPES = {"UINT8": "|u1", "INT32": "<i4", "FP32": "<f4", "FP64": "<f8"}
+DTYPES = {"UINT8": "|u1", "INT32": "<i4", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 # Name: datatypes (the first is the one that the metadata name), numbers a point, whether every cloud has it.
 INPUTS: dict[str, tuple[tuple[str, ...], int, bool]] = {
     "coord": (("FP64", "FP32"), 3, True),
@@ -31,9 +32,6 @@ INPUTS: dict[str, tuple[tuple[str, ...], int, bool]] = {
     "normal": (("FP32",), 3, False),
     "intensity": (("FP32",), 1, False),
 }
-OUTPUTS = {"label": "INT32", "confidence": "FP32", "scores": "FP32"}
-OBJECTS = {"instance": "INT32", "instance_class": "INT32", "instance_score": "FP32"}
-"""Further outputs of a model that tells objects apart: the object of each point, and class and score of each object."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,14 @@ class InferRequest:
     Attributes:
         inputs: by name.
         outputs: names, and whether each is wanted as binary data, in the order of the answer.
+        task: what gives these outputs, out of `service.values.TASKS`.
         id: the client's own, handed back.
         parameters: of the request.
     """
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, bool]
+    task: str = "segment"
     id: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,14 +81,14 @@ class InferRequest:
         return self.inputs["coord"].shape[0]
 
 
-def decode(head: bytes | memoryview, binary_bytes: int, max_points: int, objects: bool = False) -> InferRequest:
+def decode(head: bytes | memoryview, binary_bytes: int, max_points: int, offered: v2_outputs.Offers) -> InferRequest:
     """Return what a body asks for; its binary data stay where they are.
 
     Args:
         head: the JSON.
         binary_bytes: how many bytes follow it.
         max_points: most points in one cloud.
-        objects: whether the outputs of a request that names none are also those of OBJECTS.
+        offered: the outputs that the model has; all of its first task where the request names none.
 
     Raises:
         MalformedRequest: the JSON is not what the protocol demands; the sentence names the field.
@@ -109,12 +109,11 @@ def decode(head: bytes | memoryview, binary_bytes: int, max_points: int, objects
         raise MalformedRequest("the request must be a JSON object with inputs")
     parameters = _object(request.get("parameters"), "parameters")
     inputs = _inputs(request.get("inputs"), binary_bytes, max_points)
-    usual = (*OUTPUTS, *OBJECTS) if objects else tuple(OUTPUTS)
-    outputs = _outputs(request.get("outputs"), usual, bool(parameters.get("binary_data_output")))
+    task, outputs = v2_outputs.choose(request.get("outputs"), offered, bool(parameters.get("binary_data_output")))
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
         raise MalformedRequest("id must be a text")
-    return InferRequest(inputs, outputs, identity, parameters)
+    return InferRequest(inputs, outputs, task, identity, parameters)
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -201,24 +200,7 @@ def _numbers(name: str, data: Any, datatype: str, shape: list[int]) -> NDArray[A
         return array.astype(DTYPES[datatype]).reshape(shape)
 
 
-def _outputs(given: Any, usual: Sequence[str], binary: bool) -> dict[str, bool]:
-    if given is None:
-        return dict.fromkeys(usual, binary)
-    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-        raise MalformedRequest("outputs must be a list of JSON objects with name")
-    found = {}
-    for entry in given:
-        name = entry.get("name")
-        if name not in OUTPUTS and name not in OBJECTS:
-            raise MalformedRequest(f"there is no output {str(name)[:60]!r}; there are: {', '.join(usual)}")
-        parameters = _object(entry.get("parameters"), f"parameters of output {name}")
-        for unknown in parameters.keys() & {"classification", "shared_memory_region"}:
-            raise MalformedRequest(f"output {name}: {unknown} is not served")
-        found[name] = bool(parameters.get("binary_data", binary))
-    return found or dict.fromkeys(usual, binary)
-
-
-def encode(request: InferRequest, result: Segmentation) -> tuple[bytes, list[memoryview]]:
+def encode(request: InferRequest, result: Answer) -> tuple[bytes, list[memoryview]]:
     """Return the answer's JSON, and the binary data that follow it, not copied.
 
     Args:
@@ -228,16 +210,12 @@ def encode(request: InferRequest, result: Segmentation) -> tuple[bytes, list[mem
     Raises:
         MalformedRequest: objects are wanted of a model that tells none apart.
     """
-    arrays: dict[str, Any] = {"label": result.label, "confidence": result.confidence, "scores": result.scores}
-    if result.instance is not None:
-        arrays["instance"] = result.instance
-        arrays["instance_class"] = [one.class_id for one in result.instances]
-        arrays["instance_score"] = [one.score for one in result.instances]
+    arrays = v2_outputs.arrays(result)
     outputs, binary = [], []
     for name, as_binary in request.outputs.items():
         if name not in arrays:
             raise MalformedRequest(f"there is no output {name!r}: the model {result.model} tells no objects apart")
-        datatype = (OUTPUTS | OBJECTS)[name]
+        datatype = v2_outputs.DATATYPES[name]
         array = np.ascontiguousarray(arrays[name], DTYPES[datatype])
         output: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype}
         if as_binary:
@@ -269,7 +247,6 @@ def pieces(head: bytes, binary: list[memoryview]) -> Iterator[bytes]:
 
 def metadata(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a model."""
-    classes = len(card["classes"])
     return {
         "name": card["name"],
         "versions": [VERSION],
@@ -278,10 +255,7 @@ def metadata(card: Mapping[str, Any]) -> dict[str, Any]:
             {"name": name, "datatype": datatypes[0], "shape": [-1, width] if width > 1 else [-1]}
             for name, (datatypes, width, _) in INPUTS.items()
         ],
-        "outputs": [
-            {"name": name, "datatype": datatype, "shape": [-1, classes] if name == "scores" else [-1]}
-            for name, datatype in (OUTPUTS | OBJECTS if card.get("objects") else OUTPUTS).items()
-        ],
+        "outputs": v2_outputs.describe(card),
     }
 
 

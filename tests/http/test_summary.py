@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tritonclient.http as triton
+from tritonclient.utils import triton_to_np_dtype
 
 from service import transforms
+from service.errors import MalformedRequest
 from service.models.batch import collate
 from service.models.catalogue import FAMILIES
 from service.models.experiment import Experiment
 from service.models.model import Model
 from service.values import PointCloud
+from service.wire import v2_outputs
 from tests.http.conftest import ROOT, Service, start, wait_ready
 from tests.models import experiments, objects
 
@@ -131,9 +135,6 @@ def test_models_say_what_they_can_do_and_nothing_else_is_asked_of_them(serving: 
     ):
         answer = serving.post(f"/v1/{route}", json=shape(), params={"model": model})
         assert answer.status_code == 400 and said in answer.json()["detail"]
-    data = {"name": "coord", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
-    answer = serving.post("/v2/models/shapes/infer", json={"inputs": [data]})
-    assert answer.status_code == 400 and "cannot segment" in answer.json()["error"]
     assert serving.post("/v1/segment", json=shape()).json()["model"] == "room"
 
 
@@ -150,6 +151,89 @@ def test_wrong_options_are_named(serving: Service, route: str, options: dict[str
     answer = serving.post(f"/v1/{route}", json=shape(), params=options)
     assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")
     assert said in answer.json()["detail"]
+
+
+@pytest.fixture(scope="module")
+def client(serving: Service) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(serving.url.removeprefix("http://"), network_timeout=180.0) as connected:
+        yield connected
+
+
+def tensors(body: dict[str, Any]) -> list[triton.InferInput]:
+    """Return a JSON body as the protocol's inputs."""
+    made = []
+    for name, key, datatype, dtype in (
+        ("coord", "points", "FP64", "f8"),
+        ("color", "colors", "UINT8", "u1"),
+        ("normal", "normals", "FP32", "f4"),
+    ):
+        array = np.array(body[key], dtype)
+        made.append(triton.InferInput(name, array.shape, datatype))
+        made[-1].set_data_from_numpy(array)
+    return made
+
+
+def test_metadata_of_the_protocol_name_what_infer_gives(client: triton.InferenceServerClient) -> None:
+    outputs = {name: client.get_model_metadata(name)["outputs"] for name in ("shapes", "sonata", "room")}
+    assert outputs["shapes"] == [
+        {"name": "label", "datatype": "INT32", "shape": [1]},
+        {"name": "scores", "datatype": "FP32", "shape": [4]},
+    ]
+    assert outputs["sonata"] == [{"name": "feature", "datatype": "FP16", "shape": [-1, -1]}]
+    assert [output["name"] for output in outputs["room"]] == ["label", "confidence", "scores"]
+    for name, told in outputs.items():
+        assert client.is_model_ready(name)
+        assert [tensor["name"] for tensor in client.get_model_config(name)["output"]] == [one["name"] for one in told]
+        result = client.infer(name, tensors(shape()))
+        assert [one["name"] for one in result.get_response()["outputs"]] == [one["name"] for one in told]
+        for one in told:
+            given = result.as_numpy(one["name"])
+            assert given.dtype == triton_to_np_dtype(one["datatype"])
+            assert [-1 if wanted < 0 else got for got, wanted in zip(given.shape, one["shape"], strict=True)] == one[
+                "shape"
+            ]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_protocol_gives_the_class(serving: Service, client: triton.InferenceServerClient, binary: bool) -> None:
+    told = serving.post("/v1/classify", json=shape()).json()
+    wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("scores", "label")]
+    result = client.infer("shapes", tensors(shape()), outputs=wanted)
+    assert result.as_numpy("label").tolist() == [told["label"]]
+    assert np.allclose(result.as_numpy("scores"), [one["score"] for one in told["classes"]], atol=1e-6)
+
+
+def test_the_protocol_gives_features(serving: Service, client: triton.InferenceServerClient) -> None:
+    feature = client.infer("sonata", tensors(shape())).as_numpy("feature")
+    answer = serving.post("/v1/embed?model=sonata", json=shape())
+    with np.load(io.BytesIO(answer.content)) as arrays:
+        assert feature.dtype == np.float16 and np.allclose(feature, arrays["feature"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "outputs", "said"),
+    [
+        ("shapes", ["confidence"], "there is no output 'confidence'; there are: label, scores"),
+        ("sonata", ["label"], "there is no output 'label'; there are: feature"),
+        ("room", ["feature"], "there is no output 'feature'"),
+        ("sonata", ["feature"], "output feature is FP16, which has no form in JSON"),
+        ("sonata", [], "output feature is FP16, which has no form in JSON"),
+    ],
+)
+def test_outputs_that_a_model_does_not_give(serving: Service, model: str, outputs: list[str], said: str) -> None:
+    data = {"name": "coord", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}
+    body = {"inputs": [data], "outputs": [{"name": name} for name in outputs]}
+    answer = serving.post(f"/v2/models/{model}/infer", json=body)
+    assert answer.status_code == 400 and said in answer.json()["error"]
+
+
+def test_outputs_of_two_tasks_do_not_come_at_once() -> None:
+    offered = v2_outputs.offers({"tasks": ["segment", "embed"]})
+    assert v2_outputs.choose([{"name": "feature"}], offered, True) == ("embed", {"feature": True})
+    assert v2_outputs.choose([{"name": "label"}], offered, True)[0] == "segment"
+    assert v2_outputs.choose(None, offered, True)[0] == "segment"
+    with pytest.raises(MalformedRequest, match="the outputs label, feature do not come from one pass"):
+        v2_outputs.choose([{"name": "label"}, {"name": "feature"}], offered, True)
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 10])

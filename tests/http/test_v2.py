@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from service.errors import MalformedRequest
 from service.values import Segmentation
-from service.wire import v2
+from service.wire import v2, v2_outputs
 from tests.http import clouds
 from tests.http.conftest import ROOT, Service, wait_ready, wait_until
 
@@ -197,14 +197,14 @@ def test_objects(client: triton.InferenceServerClient, service: Service) -> None
 
 def test_objects_of_a_model_that_tells_none_apart() -> None:
     wanted = v2.InferRequest({}, {"label": True, "instance": True})
+    plain: dict[str, Any] = {"name": "plain", "family": "f", "classes": []}
     result = Segmentation(np.zeros(3, np.int32), (), "plain")
     with pytest.raises(MalformedRequest, match="'instance': the model plain tells no objects apart"):
         v2.encode(wanted, result)
     head = b'{"inputs": [{"name": "coord", "shape": [1, 3], "datatype": "FP32", "data": [0, 0, 0]}]}'
-    assert list(v2.decode(head, 0, 10).outputs) == list(v2.OUTPUTS)
-    assert list(v2.decode(head, 0, 10, objects=True).outputs) == [*v2.OUTPUTS, *v2.OBJECTS]
-    plain = v2.metadata({"name": "plain", "family": "f", "classes": []})
-    assert [output["name"] for output in plain["outputs"]] == list(NAMES)
+    assert list(v2.decode(head, 0, 10, v2_outputs.offers(plain)).outputs) == list(NAMES)
+    assert list(v2.decode(head, 0, 10, v2_outputs.offers({**plain, "objects": True})).outputs) == [*NAMES, *OBJECTS]
+    assert [output["name"] for output in v2.metadata(plain)["outputs"]] == list(NAMES)
 
 
 def infer_json(**arrays: np.ndarray) -> str:
