@@ -21,8 +21,8 @@ from service.wire import json_v1
 def show(url: str | None, settings: Settings) -> int:
     """Print a table of models, those of the service at `url` or those that the settings name; return the exit status.
 
-    A model that cannot be served is told with the reason, and the status is then 1. Without a service, configurations
-    are read and checkpoints looked over, but no weights are loaded.
+    A model that cannot be served is told with the reason, and the status is then 1; of others it is told what was
+    taken for granted. Without a service, configurations are read and checkpoints looked over; weights are not loaded.
     """
     rows: list[dict[str, Any]] = []
     errors: list[tuple[str, str]] = []
@@ -35,6 +35,9 @@ def show(url: str | None, settings: Settings) -> int:
             else:
                 errors.append((name, found.detail))
     _print(rows)
+    for row in rows:
+        for warning in row["about"].get("warnings", ()):
+            print(f"{row['name']}: warning: {warning}", file=sys.stderr)
     for name, reason in errors:
         print(f"{name}: {reason}", file=sys.stderr)
     return 1 if errors else 0
@@ -80,6 +83,7 @@ def _row(card: ModelCard) -> dict[str, Any]:
     return {
         "name": card.name,
         "title": card.title,
+        "about": card.about,
         "family": card.family,
         "classes": [json_v1.describe_class(info) for info in card.classes],
         "inputs": card.inputs,

@@ -161,10 +161,16 @@ def _pointserve(*arguments: str, **environment: str) -> subprocess.CompletedProc
 def test_the_command_lists_models_and_what_is_wrong_with_others(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "model").mkdir(parents=True)
     (tmp_path / "empty" / "config.py").write_text(experiments.config())
-    done = _pointserve("models", "--models-dir", str(folder), "--model", str(tmp_path / "empty"))
+    experiments.write(tmp_path / "undated", runtime="hooks = []\n")
+    text = (tmp_path / "undated" / "config.py").read_text()
+    (tmp_path / "undated" / "config.py").write_text(text.replace("enable_amp = True\n", ""))
+    models = ("--model", str(tmp_path / "empty"), "--model", str(tmp_path / "undated"))
+    done = _pointserve("models", "--models-dir", str(folder), *models)
     assert "semseg-pt-v3m1-0-base" in done.stdout
     assert "semseg-spunet-v1m1-0-base" in done.stdout
     assert "has no checkpoint: neither model/model_best.pth nor model/model_last.pth" in done.stderr
+    assert "undated: warning: Which Pointcept trained this model is not known: v1.6 was assumed" in done.stderr
+    assert done.stderr.count("warning:") == 1
     assert done.returncode == 1
 
 
