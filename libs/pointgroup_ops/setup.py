@@ -41,7 +41,8 @@ sources = ["csrc/schema.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.c
 # OpenMP is compiled in but not linked: its symbols are those of the runtime that torch has loaded, one pool for both.
 options = {"cxx": [*exact, "-fopenmp"] if sys.platform == "linux" else exact}
 if cuda:
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0")
+    # Set to nothing is not set: torch would then ask the GPUs of this machine, which may have none.
+    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or "7.5;8.0;8.6;8.9;9.0"
     sources += sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))
     options["nvcc"] = ["-O3", "-fmad=false", "--extended-lambda", "-Xcompiler", "-ffp-contract=off"]
 extension = (CUDAExtension if cuda else CppExtension)(
