@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pointops
 import pytest
 import torch
@@ -106,6 +107,26 @@ def test_offsets_and_batches_turn_into_each_other(device):
     assert batch.tolist() == [0, 0, 0, 2, 2, 2, 2]
     assert batch.dtype == torch.int64
     assert torch.equal(pointops.batch2offset(batch), offset)
+
+
+def test_features_past_int32_on_the_cpu():
+    """2.2e9 numbers, of which the last row alone is ever touched: the rest takes no memory."""
+    rows, channels = 2_200_000, 1000
+    try:
+        feat = torch.from_numpy(np.zeros((rows, channels), np.float32))
+    except MemoryError:
+        pytest.skip("needs 9 GB of addresses")
+    feat[-1] = torch.arange(channels)
+    last, one = torch.tensor([[rows - 1, -1]], dtype=torch.int32), torch.ones(1, 2)
+    expected = torch.stack((feat[-1], torch.zeros(channels)))[None]
+    assert torch.equal(pointops.grouping2(feat, last), expected)
+    assert torch.equal(torch.ops.pointops.interpolation(feat, last, one), expected[:, 0])
+    assert torch.equal(pointops.subtraction(torch.zeros(1, channels), feat, last), -expected)
+    weight = torch.ones(1, 2, 1)
+    assert torch.equal(pointops.aggregation(feat, torch.zeros(1, 2, channels), weight, last), expected[:, 0])
+    key, place = feat.view(rows, 1, channels), torch.tensor([rows - 1])
+    of_pair = pointops.attention_relation_step(key, key, torch.ones(channels), place, place)
+    torch.testing.assert_close(of_pair, (feat[-1] * feat[-1]).sum().view(1, 1))
 
 
 @pytest.mark.parametrize("function", [pointops.offset2batch, pointops.batch2offset])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -166,6 +167,21 @@ def test_bfloat16_errs_by_less_than_a_hundredth(instructions: str, channels: tup
     exact = ops.conv(features, ops.pack_weight(weight), channels[1], found, bias)
     ours = ops.conv(features, ops.pack_weight(weight, True), channels[1], found, bias)
     assert 0 < (ours - exact).norm() / exact.norm() < 1e-2
+
+
+def test_features_past_int32(instructions: str) -> None:
+    """2.2e9 numbers, of which the last row alone is ever touched: the rest takes no memory."""
+    rows, channels = 2_200_000, 1000
+    try:
+        features = torch.from_numpy(np.zeros((rows, channels), np.float32))
+    except MemoryError:
+        pytest.skip("needs 9 GB of addresses")
+    features[-1] = torch.arange(channels)
+    last = torch.tensor([rows - 1], dtype=torch.int32)
+    first = torch.zeros(1, dtype=torch.int32)
+    found = ops.KernelMap(first, torch.tensor([0, 1]), last, first.byte())
+    weight = torch.eye(channels)[:3, None, None, None].flip(-1).contiguous()
+    assert ops.conv(features, ops.pack_weight(weight), 3, found).tolist() == [[999.0, 998.0, 997.0]]
 
 
 def test_nothing_in_nothing_out() -> None:
