@@ -26,6 +26,7 @@ class PointCloud:
         attributes: every other attribute by its name in the file; each (N,) or (N, k), any dtype.
         organized: (height, width) of a depth camera's image, or None for an unordered cloud.
         notes: what the reader had to guess or correct, in sentences; they become warnings of the answer.
+        superpoint: (N,) the attribute of that name, any plain numbers, or None: which patch of a surface a point is of.
     """
 
     coord: NDArray[np.float64]
@@ -35,6 +36,7 @@ class PointCloud:
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     organized: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    superpoint: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.coord)
@@ -134,18 +136,38 @@ class BoxSize:
 
 
 @dataclass(frozen=True)
+class BoxPart:
+    """What is known of a box not all of whose edges are; the three numbers are those of length, width and height.
+
+    Attributes:
+        size_m, size_uncertainty_m: as of BoxSize; None: not known.
+        at_least_m: metres, what an edge that is not known has at least; None: it is known.
+        volume_at_least_m3: from what the edges have at least.
+        rotation: as of BoxSize.
+    """
+
+    size_m: tuple[float | None, ...]
+    size_uncertainty_m: tuple[float | None, ...]
+    at_least_m: tuple[float | None, ...]
+    volume_at_least_m3: float
+    rotation: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class MeasuredBox:
     """One object that was to be measured.
 
     Attributes:
         instance: the object, as the model found it.
-        size: None where it cannot be measured; `reason` says why.
+        size: None where not all of it can be measured; `reason` says why.
+        part: what is known then; None: nothing.
         faces_seen: top, front, back, left, right, bottom, the one of most points first; front is the side seen best.
         pose: standing, leaning, or unknown.
     """
 
     instance: Instance
     size: BoxSize | None
+    part: BoxPart | None
     reason: str | None
     faces_seen: tuple[str, ...]
     pose: str
@@ -179,9 +201,10 @@ def measurement_from(message: Mapping[str, Any]) -> Measurement:
     """Return the Measurement that `measurement_message` described."""
     boxes = []
     for one in message["boxes"]:
-        size = None if one["size"] is None else BoxSize(**{name: _tuples(part) for name, part in one["size"].items()})
+        size = None if one["size"] is None else BoxSize(**{name: _tuples(value) for name, value in one["size"].items()})
+        part = None if one["part"] is None else BoxPart(**{name: _tuples(value) for name, value in one["part"].items()})
         boxes.append(
-            MeasuredBox(Instance(**one["instance"]), size, one["reason"], tuple(one["faces_seen"]), one["pose"])
+            MeasuredBox(Instance(**one["instance"]), size, part, one["reason"], tuple(one["faces_seen"]), one["pose"])
         )
     support = message["support"]
     return Measurement(

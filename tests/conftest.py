@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,4 +16,13 @@ def shared() -> Path:
     folder = ROOT.parent / "shared"
     if not (folder / "parity").is_dir():
         pytest.skip("needs the folder ../shared with parity fixtures and real files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pointcept() -> Path:
+    """A checkout of Pointcept: the folder beside the project, or the one that POINTCEPT names."""
+    folder = Path(os.environ.get("POINTCEPT", ROOT.parent / "Pointcept"))
+    if not (folder / "pointcept" / "models" / "sgiformer").is_dir():
+        pytest.skip("needs a checkout of Pointcept beside the project, or its path in POINTCEPT")
     return folder

@@ -92,11 +92,17 @@ def prepare(model: Model, cloud: PointCloud, wishes: Wishes) -> Ready | ServiceE
             scene = fragments.scene(cloud, model.recipe, model.device)
             return Ready(scene.prepared, time.perf_counter() - started, scene)
         prepared = transforms.prepare(cloud, model.recipe, model.device)
-        if wishes.task == "classify":
+        if _whole(model, wishes):
             summary.check_whole(prepared, model.recipe)
         return Ready(prepared, time.perf_counter() - started, task=wishes.task)
 
     return _guarded(model, work)
+
+
+def _whole(model: Model, wishes: Wishes) -> bool:
+    """Return whether the answer is of a cloud as a whole, which is then not cut into tiles."""
+    objects = wishes.task == "segment" and model.grouping is not None and model.grouping.whole
+    return wishes.task == "classify" or objects
 
 
 def _cannot(model: Model, task: str) -> str:
@@ -216,7 +222,7 @@ def _rescue(
     return shortage.rescue(
         failure,
         voxels,
-        None if wishes.tta == "full" or wishes.task == "classify" else in_tiles,
+        None if wishes.tta == "full" or _whole(model, wishes) else in_tiles,
         None if spare is None or model.device.type == "cpu" else on_cpu,
     )
 

@@ -57,7 +57,13 @@ def read(message: Message, body: int) -> tuple[Message, int]:
     unit = message.get("metres_per_unit", 1.0)
     coord = cloud.coord if unit == 1 else cloud.coord * unit
     descriptor, layout = shared.pack(
-        {"coord": coord, "color": cloud.color, "normal": cloud.normal, "intensity": cloud.intensity}
+        {
+            "coord": coord,
+            "color": cloud.color,
+            "normal": cloud.normal,
+            "intensity": cloud.intensity,
+            "superpoint": cloud.superpoint,
+        }
     )
     return {"layout": layout, "notes": list(cloud.notes)}, descriptor
 

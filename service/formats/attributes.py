@@ -38,6 +38,8 @@ PACKED_COLORS = ("rgb", "rgba")
 INTENSITY = ("intensity", "intensities", "strength", "reflectance", "reflectivity", "remission", "i")
 ANSWERS = ("label", "classification")
 """Names under which an input may already hold what this service writes."""
+SUPERPOINT = "superpoint"
+"""Numbers of patches of surface, as ScanNet's segmentation of a mesh gives them."""
 _BESIDE = ("confidence", "instance")
 """Names of what is written beside the labels."""
 
@@ -219,6 +221,9 @@ def assemble(
         values = left.get(names.get(name, ""))
         if intensity is None and values is not None and values.shape == (len(coord),) and values.dtype.kind in "iufb":
             intensity = left.pop(names[name])
+    superpoint = left.get(names.get(SUPERPOINT, ""))
+    if superpoint is not None and (superpoint.shape != (len(coord),) or superpoint.dtype.kind not in "iufb"):
+        superpoint = None
     return PointCloud(
         coord=coord,
         color=color,
@@ -227,6 +232,7 @@ def assemble(
         attributes={name: native(values) for name, values in left.items()},
         organized=organized,
         notes=tuple(said),
+        superpoint=None if superpoint is None else native(superpoint),
     )
 
 

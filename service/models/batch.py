@@ -26,6 +26,10 @@ class Rows(Protocol):
     def feat(self) -> torch.Tensor:
         """(m, F) float32."""
 
+    @property
+    def superpoint(self) -> torch.Tensor | None:
+        """(m,) int64, or None."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,6 +43,8 @@ class Batch:
         made: what `once` has made.
         condition: the dataset whose norms and head shall be used, where a network was trained for several.
         context: (1, K) float, what such a network has learnt of that dataset; the network itself fills it in.
+        superpoint: (M,) int64, which superpoint of its cloud a row is of, each cloud's from 0 on and none left out;
+            None where the network does not ask for them.
     """
 
     coord: torch.Tensor
@@ -48,6 +54,7 @@ class Batch:
     made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     condition: str | None = None
     context: torch.Tensor | None = None
+    superpoint: torch.Tensor | None = None
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make` returns, which is called once for all batches of the same cells; see `with_features`.
@@ -85,8 +92,10 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on a device, with features in a precision."""
         moved = {name: getattr(self, name).to(device) for name in ("coord", "grid_coord", "offset")}
+        superpoint = None if self.superpoint is None else self.superpoint.to(device)
         context = None if self.context is None else self.context.to(device, dtype)
-        return replace(self, feat=self.feat.to(device, dtype), made={}, context=context, **moved)
+        feat = self.feat.to(device, dtype)
+        return replace(self, feat=feat, made={}, context=context, superpoint=superpoint, **moved)
 
 
 def means(rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
@@ -97,9 +106,11 @@ def means(rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
 def collate(tiles: Sequence[Rows]) -> Batch:
     """Put clouds one after another; none is padded and none changes."""
     sizes = torch.tensor([len(tile.coord) for tile in tiles], dtype=torch.int64)
+    superpoints = [tile.superpoint for tile in tiles if tile.superpoint is not None]
     return Batch(
         torch.cat([tile.coord for tile in tiles]),
         torch.cat([tile.grid_coord for tile in tiles]),
         torch.cat([tile.feat for tile in tiles]),
         torch.cumsum(sizes, dim=0).to(tiles[0].coord.device),
+        superpoint=torch.cat(superpoints) if superpoints else None,
     )

@@ -33,6 +33,7 @@ from service.models import (
     prompt_training_v1m1,
     prompt_training_v1m3,
     segmentor,
+    sgiformer,
     spunet,
     spunet_v1m2,
     spunet_v1m3,
@@ -82,6 +83,7 @@ FAMILIES: Mapping[str, Builder] = {
     "DefaultLORASegmentorV2": low_rank.build,
     "PG-v1m1": point_group.build,
     "PG-v1m2": point_group.build,
+    "SGIFormer-v1m1": sgiformer.build,
 }
 """Each family's network from its configuration and a site; `type` in the configuration is the key."""
 

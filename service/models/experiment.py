@@ -13,18 +13,16 @@ from torch import nn
 
 from service import transforms
 from service.errors import ServiceError, UnusableModel
-from service.models import checkpoint, config, conventions, datasets, encoders, generation, pipeline, texts
+from service.models import checkpoint, config, conventions, datasets, encoders, generation, names, pipeline, texts
 from service.models.batch import collate
 from service.models.layers.engine import EngineName
 from service.models.layers.engine import engine as choose_engine
 from service.models.model import Model
 from service.models.site import Builder, Generation, Site
-from service.transforms import grouping
 from service.transforms.recipe import FEATURES, Recipe
 from service.values import ClassInfo, ModelCard, PointCloud
 
 CHECKPOINTS = ("model_best.pth", "model_last.pth")
-MAX_CLASSES = 10_000
 MAX_NUMBER = 100_000
 """Largest number in a network's configuration: of channels, blocks, cells. A larger one would be built for hours."""
 _SHOWN = 5
@@ -170,9 +168,9 @@ class Experiment:
         except ValueError as error:
             raise UnusableModel(f"The model {self.name} cannot be served: {error}") from error
         if getattr(empty, "grouping", None) is not None:
-            recipe = replace(recipe, augmentations=())
+            recipe = replace(recipe, augmentations=(), superpoints=getattr(empty, "superpoints", False))
         recipe = replace(recipe, condition=datasets.condition(empty, recipe.condition, values))
-        labels, guessed = ([], []) if tasks == ("embed",) else _labels(values, network, self.name)
+        labels, guessed = ([], []) if tasks == ("embed",) else names.of(values, network, self.name)
         if width is not None and width != recipe.width:
             parts = ", ".join(f"{name} ({FEATURES[name]})" for name in recipe.features)
             raise UnusableModel(
@@ -256,7 +254,7 @@ class Experiment:
                 f"The network of {self.name} gives an answer of the shape {tuple(answer.shape)} for a cloud of "
                 f"{len(batch.feat)} voxels; {rows} rows are wanted."
             )
-        width = answer.shape[1] - (0 if model.grouping is None else grouping.CHANNELS)
+        width = answer.shape[1] - (0 if model.grouping is None else model.grouping.channels)
         if model.card.classes and width != len(model.card.classes):
             raise UnusableModel(
                 f"The network of {self.name} gives {width} numbers for each "
@@ -296,58 +294,12 @@ def _innermost(network: Mapping[str, Any]) -> Mapping[str, Any]:
     return _innermost(inner) if isinstance(inner, Mapping) else network
 
 
-def _labels(values: Mapping[str, Any], network: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
-    """Return the classes' names, and sentences about where they were made up.
-
-    Raises:
-        UnusableModel: they are not as many as the network's head gives.
-    """
-    data = values.get("data", {})
-    inner = network.get("backbone")
-    places = (network, inner if isinstance(inner, Mapping) else {})
-    offered = (place.get(key) for place in places for key in ("num_classes", "semantic_num_classes"))
-    head = next((number for number in offered if _count(number)), None)
-    count, given = data.get("num_classes"), data.get("names")
-    if given is not None:
-        if not isinstance(given, list | tuple) or not all(isinstance(label, str) for label in given):
-            raise UnusableModel(f"The configuration of {name} has data.names that are not a list of strings.")
-        if network.get("type") == "DefaultClassifier" and count == len(given) < (head or 0):
-            # Pointcept's own for ScanObjectNN are so: nothing has taught the other outputs anything.
-            assert head is not None
-            rest = [f"class {index}" for index in range(len(given), head)]
-            said = f"The network has {head} outputs and the configuration {len(given)} names: the others are numbered."
-            return [*given, *rest], [said]
-        for where, number in (("data.num_classes", count), ("the network's num_classes", head)):
-            if _count(number) and number != len(given):
-                raise UnusableModel(
-                    f"The configuration of {name} names {len(given)} classes (data.names), and {where} is {number}."
-                )
-        return list(given), []
-    number = head if head is not None else count
-    if not _count(number) or (_count(count) and count != number):
-        raise UnusableModel(
-            f"The configuration of {name} has no data.names, data.num_classes = {count!r} and a head of {head!r} "
-            "classes: how many there are cannot be told."
-        )
-    test = data.get("test")
-    kind = test.get("type") if isinstance(test, Mapping) else None
-    standard = conventions.of_dataset(str(kind))
-    if standard is not None and len(standard) == number:
-        return list(standard), [f"The configuration has no data.names: they were taken from {kind}."]
-    assert number is not None
-    return [f"class {index}" for index in range(number)], ["The configuration has no data.names: classes are numbered."]
-
-
 def _large(value: Any) -> int | float | None:
     """Return a number in a network's configuration that is past MAX_NUMBER, or None."""
     if isinstance(value, int | float):
         return value if abs(value) > MAX_NUMBER else None
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return next((found for each in inner if (found := _large(each)) is not None), None)
-
-
-def _count(number: Any) -> bool:
-    return type(number) is int and 0 < number <= MAX_CLASSES
 
 
 def _matters(inner: Mapping[str, Any], recipe: Recipe) -> bool:

@@ -13,8 +13,8 @@ from torch import nn
 from service.errors import MalformedRequest
 from service.models.batch import Batch
 from service.models.layers.engine import Engine
-from service.transforms.grouping import Grouping
 from service.transforms.recipe import Recipe
+from service.transforms.restore import Groups
 from service.values import ClassInfo, ModelCard
 
 LARGEST_ERROR = 1e-2
@@ -30,7 +30,7 @@ class Model:
         engine: name of the sparse convolution engine it runs on.
         device: where it is.
         conditions: the datasets that its network was trained for, and the classes of each; empty: it knows none.
-        grouping: how its votes become objects; None: it has none.
+        grouping: how its answer becomes objects; None: it has none.
         precision: of the products; float32 still where bfloat16 was asked for, but there is none or it errs too much.
     """
 
@@ -46,7 +46,7 @@ class Model:
         conditions: Mapping[str, tuple[ClassInfo, ...]] | None = None,
     ) -> None:
         self.conditions = dict(conditions or {})
-        self.grouping: Grouping | None = getattr(network, "grouping", None)
+        self.grouping: Groups | None = getattr(network, "grouping", None)
         self.card, self.recipe, self.engine, self.device = card, recipe, engine.name, device
         self._alone = engine.alone
         # Converted, not under autocast: there spconv would meet half features and float weights, which it cannot mix.

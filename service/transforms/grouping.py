@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -59,6 +60,16 @@ class Grouping:
                 f"cluster_thresh times voxel_size is {self.radius_m} m; the radius in which votes belong together must "
                 "be positive."
             )
+
+    channels: ClassVar[int] = CHANNELS
+    whole: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
+
+    def objects(
+        self, coord: torch.Tensor, raw: torch.Tensor, probability: torch.Tensor, points: torch.Tensor
+    ) -> tuple[torch.Tensor, list[Object]]:
+        """Return which object each voxel belongs to, and the objects; as the function `objects`, of (M, 3) votes."""
+        return objects(coord, raw, probability, points, self)
 
 
 def objects(

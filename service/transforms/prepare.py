@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
-from service.transforms import features, grid, normals, points, steps, tiles
+from service.transforms import features, grid, normals, points, steps, superpoints, tiles
 from service.transforms.recipe import Recipe
 from service.transforms.threads import one_thread
 from service.values import PointCloud
@@ -24,12 +24,14 @@ class Tile:
         grid_coord: (m, 3) int32 cells, from 0 to `align` above it.
         feat: (m, F) float32, the network's inputs.
         cells: which voxels of the cloud these are, and the weight of their votes.
+        superpoint: (m,) int64, the superpoint of each, where the recipe asks for them.
     """
 
     coord: torch.Tensor
     grid_coord: torch.Tensor
     feat: torch.Tensor
     cells: tiles.Cells
+    superpoint: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
     voxels = reduce(part, cells, recipe, warnings)
     parts = tiles.split(cells.grid_coord, recipe.max_voxels, recipe.overlap)
     made = tuple(_tile(voxels, part, len(parts) == 1, recipe, corner) for part in parts)
+    if recipe.superpoints and len(made) == 1:
+        # Of a cloud in tiles nobody asks for them: its objects are not told.
+        own = superpoints.of(cloud, part, cells, voxels, warnings)
+        made = (replace(made[0], superpoint=own),)
     return Prepared(
         made,
         len(cloud),

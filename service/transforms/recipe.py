@@ -57,6 +57,7 @@ class Recipe:
         outward: normals that are computed look away from the cloud's middle, as those of objects do.
         tanh: intensity above 1 that is not in whole numbers is what a sensor measured, of which the network was shown
             the hyperbolic tangent (Waymo).
+        superpoints: whether the network reads which superpoint a voxel is of (see `superpoints`).
     """
 
     grid_size: float
@@ -75,6 +76,7 @@ class Recipe:
     condition: str | None = None
     outward: bool = False
     tanh: bool = False
+    superpoints: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out.

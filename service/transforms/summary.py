@@ -24,7 +24,7 @@ def check_whole(prepared: Prepared, recipe: Recipe) -> None:
     if len(prepared.tiles) > 1:
         raise UnusableCloud(
             f"The cloud has {prepared.voxels} voxels of {recipe.grid_size:g} m and was cut into "
-            f"{len(prepared.tiles)} tiles, but a class is told of a whole cloud: send an object of at most "
+            f"{len(prepared.tiles)} tiles, but this model's answer is about a cloud as a whole: send one of at most "
             f"{recipe.max_voxels} voxels."
         )
 

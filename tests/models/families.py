@@ -133,6 +133,24 @@ SMALL: dict[str, dict[str, Any]] = {
         "freeze_backbone": False,
         "backbone": LITEPT,
     },
+    "SGIFormer-v1m1": {
+        "type": "SGIFormer-v1m1",
+        "semantic_num_classes": 2,
+        "segment_ignore_index": [-1, 0],
+        "npoint_thr": 5,
+        "topk_insts": 30,
+        "decoder": {
+            "num_classes": 2,
+            "in_channel": 48,
+            "num_sample_query": 8,
+            "num_learn_query": 8,
+            "d_model": 24,
+            "nhead": 4,
+            "hidden_dim": 32,
+        },
+        "criteria": {"matcher": {"type": "HungarianMatcher"}, "num_classes": 2},
+        "backbone": SONATA,
+    },
 }
 """By family: the whole `model` of a configuration."""
 
