@@ -174,32 +174,42 @@ def _target(output: Path, path: Path, form: str, files: int) -> Path:
 def _show(path: Path, answer: dict[str, Any], target: Path | None) -> None:
     """Print the boxes of a file as a table, and below it why some were not measured."""
     measured = [box for box in answer["boxes"] if box["measured"]]
+    shown = [box for box in answer["boxes"] if box["measured"] or box["at_least"]["volume_m3"] is not None]
     console = Console(width=max(Console().width, 100))
     drawn = f", drawn in {target}" if target else ""
-    console.print(f"{path}: {_boxes(len(measured))}{drawn}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"{path}: {_boxes(len(measured), len(shown) - len(measured))}{drawn}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
     table = Table(box=rich.box.SIMPLE, pad_edge=False)
     for name in ("box", "length mm", "width mm", "height mm", "volume l"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("pose", "faces seen"):
         table.add_column(name, no_wrap=True)
-    for box in measured:
-        edges = [_with_uncertainty(box, f"{name}_m", 1) for name in ("length", "width", "height")]
-        volume = _with_uncertainty(box, "volume_m3", 2)
+    for box in shown:
+        edges = [_number(box, f"{name}_m", 1) for name in ("length", "width", "height")]
+        volume = _number(box, "volume_m3", 2)
         table.add_row(str(box["id"]), *edges, volume, box["pose"], " ".join(box["faces_seen"]))
-    if measured:
+    if shown:
         console.print(table)
     for box in answer["boxes"]:
         if not box["measured"]:
-            line = f"  box {box['id']} ({box['points']} points) was not measured: {box['reason']}"
+            extent = "in part" if box in shown else "not"
+            line = f"  box {box['id']} ({box['points']} points) was {extent} measured: {box['reason']}"
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _boxes(count: int) -> str:
-    return f"{count} box measured" if count == 1 else f"{count} boxes measured"
+def _boxes(count: int, parts: int) -> str:
+    said = f"{count} box measured" if count == 1 else f"{count} boxes measured"
+    return f"{said}, {parts} in part" if parts else said
 
 
-def _with_uncertainty(box: dict[str, Any], name: str, digits: int) -> str:
-    """Return a number in millimetres or litres with half the width of its interval."""
+def _number(box: dict[str, Any], name: str, digits: int) -> str:
+    """Return a number in millimetres or litres with half the width of its interval, or what it is at least."""
+    if box[name] is None:
+        return f"\u2265 {1000 * box['at_least'][name]:.{digits}f}"
     return f"{1000 * box[name]:.{digits}f} \u00b1 {1000 * box['uncertainty'][name]:.{digits}f}"
 
 

@@ -108,5 +108,6 @@ def _note(box: MeasuredBox, size: BoxSize) -> Note:
 
 def _entry(box: MeasuredBox) -> Entry:
     one = box.instance
-    name = f"box {one.id}" if box.size is not None else f"box {one.id}, not measured"
+    missing = "not measured" if box.part is None else "measured in part"
+    name = f"box {one.id}" if box.size is not None else f"box {one.id}, {missing}"
     return Entry(name, box_color(one.id), one.points)

@@ -16,14 +16,19 @@ from service.measure.sight import Sight, cut_off
 
 _PATCH = 0.08
 _GLANCE = 0.12
-_AHEAD = (1.5, 3.0, 5.0, 7.5, 10.0)
+_AHEAD = (1.5, 3.0, 5.0, 7.5, 10.0, 15.0, 22.0, 33.0, 50.0, 75.0, 100.0)
 """Spacings beyond an edge at which to look for what hides it: shadows and lost points may lie between."""
 _DIFFER_M = 0.008
 _LOST = 0.95
 """Points by which a face reaches beyond its outermost ones: half of one by the spacing, the rest since sensors lose
 points at edges; the median of generated scans."""
 _LEAST_FREE = 0.25
-_STRAIGHT = 0.4
+_STRAIGHT, _FEW_STRAIGHT, _LEAST_MARGIN = 0.5, 0.75, 1.5
+_APART_M = 0.012
+_GAP_M, _GAP, _GAP_SIDES = 0.015, 5.0, 0.1
+"""Width of a gap in a face, metres and spacings of points, and the least share of its points on either side."""
+_OUTERMOST, _INWARD = (2, 98), 0.5
+"""Percentiles between which a box's points surely are its own, and how far inward that is taken, in tolerances."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +54,23 @@ class Sides:
         axes: the box's frame.
         up: (3,) normal of the support; None: not known.
         low, high: for each axis the side at its end, None: not known.
+        seen: for each axis from where to where it surely reaches, metres from zero.
         hidden: axes an end of which something in front hides. cut: the same of the edge of the view.
         straight: least share of straight edges of its largest face.
         explained: share of its points that lie on its faces.
+        apart: whether a face ends elsewhere than where the one beside it begins, or has a gap that can be seen through.
     """
 
     axes: Axes
     up: Floats | None
     low: tuple[Side | None, ...]
     high: tuple[Side | None, ...]
+    seen: tuple[tuple[float, float], ...]
     hidden: frozenset[int]
     cut: frozenset[int]
     straight: float
     explained: float
+    apart: bool
 
 
 def noise(coord: Floats) -> float:
@@ -102,18 +111,17 @@ def sides(
     on_faces = {axis: _flat(coord, slot[0], sight) for axis, slot in enumerate(axes.faces) if slot is not None}
     if len(on_faces) == 1:
         ((axis, flat),) = on_faces.items()
-        axes = _headed(axes, axis, flat.straight)
+        # An upright face of a standing box and the support's normal make the frame already.
+        if axis == 2 or not axes.standing:
+            axes = _headed(axes, axis, flat.straight)
     low: list[Side | None] = [None, None, None]
     high: list[Side | None] = [None, None, None]
     blocked: dict[str, set[int]] = {"hidden": set(), "cut": set()}
-    straight = 1.0
+    straight, apart = 1.0, False
     largest = max(on_faces, key=lambda axis: len(on_faces[axis].straight))
     for axis in range(3):
         slot = axes.faces[axis]
         for sign, ends in ((-1, low), (1, high)):
-            if slot is not None and slot[1] == sign:
-                ends[axis] = _plane_side(coord[slot[0].rows], axes.rows[axis])
-                continue
             found_edges = []
             for face_axis, flat in on_faces.items():
                 if face_axis == axis:
@@ -125,12 +133,22 @@ def sides(
                     found_edges.append(edge)
                     if face_axis == largest:
                         straight = min(straight, edge.straight)
+            if slot is not None and slot[1] == sign:
+                own = _plane_side(coord[slot[0].rows], axes.rows[axis])
+                ends[axis] = own
+                apart = apart or _apart(own.position * sign, found_edges, tolerance)
+                continue
             if found_edges:
                 ends[axis] = _edge_side(found_edges, sign)
+    if sight is not None:
+        apart = apart or any(_holed(flat.straight, axes, axis, tolerance, sight) for axis, flat in on_faces.items())
     explained = sum(len(face) for face in found) / len(coord)
+    reach = np.percentile(coord[np.concatenate([face.rows for face in found])] @ axes.rows.T, _OUTERMOST, axis=0)
+    inward = _INWARD * tolerance
+    seen = tuple((float(begin) + inward, float(end) - inward) for begin, end in reach.T)
     unknown = {axis for axis in range(3) if low[axis] is None or high[axis] is None}
     hides, cuts = (frozenset(blocked[why] & unknown) for why in ("hidden", "cut"))
-    return Sides(axes, up, tuple(low), tuple(high), hides, cuts, straight, explained)
+    return Sides(axes, up, tuple(low), tuple(high), seen, hides, cuts, straight, explained, apart)
 
 
 @dataclass(frozen=True)
@@ -247,10 +265,14 @@ def _edge(
             return None, "cut"
         free &= inside
         free &= ~_behind(strips, foot, towards, tolerance, sight, ground)
-    if free.mean() < _LEAST_FREE:
-        return None, "hidden"
     edge = edges.settle(strips, free, 0.0 if sight is not None else 0.3 * tolerance)
-    return (None, "hidden") if edge is not None and edge.straight < _STRAIGHT else (edge, "")
+    if edge is None:
+        return None, "" if free.mean() >= _LEAST_FREE else "hidden"
+    if free.mean() < _LEAST_FREE:
+        # A few strips tell where the edge is if they agree and what hides the others lets none reach beyond.
+        outermost = float(np.percentile(strips.top, 90)) - _LEAST_MARGIN * strips.gap
+        return (edge, "") if edge.straight >= _FEW_STRAIGHT and edge.position > outermost else (None, "hidden")
+    return (edge, "") if edge.straight >= _STRAIGHT else (None, "hidden")
 
 
 def _behind(
@@ -277,6 +299,41 @@ def _behind(
         hides |= ~decided & (seen < depth - clearance)
         decided |= hides | (np.isfinite(seen) & (seen > depth + clearance))
     return hides
+
+
+def _apart(plane: float, found: Sequence[Edge], tolerance: float) -> bool:
+    """Return whether a face beside a plane reaches, surely, beyond it, or nowhere as far: they are not of one box."""
+    for edge in found:
+        margin = max(_APART_M, tolerance, 4 * edge.sigma) + _LOST * edge.gap
+        if edge.position > plane + margin or edge.reach < plane - margin:
+            return True
+    return False
+
+
+def _holed(flat: Floats, axes: Axes, axis: int, tolerance: float, sight: Sight) -> bool:
+    """Return whether a gap runs right through a face's points (k, 3), and what is seen in it lies behind the face."""
+    spacing = sight.pixel * float(np.linalg.norm(flat.mean(axis=0)))
+    for other in range(3):
+        if other == axis:
+            continue
+        order = np.argsort(flat @ axes.rows[other])
+        along = flat[order] @ axes.rows[other]
+        steps = np.diff(along)
+        index = int(steps.argmax())
+        sides = min(index + 1, len(order) - index - 1)
+        if steps[index] < max(_GAP_M, _GAP * spacing) or sides < _GAP_SIDES * len(order):
+            continue
+        # Right between the two parts, over their whole width.
+        before, after = flat[order[: index + 1]], flat[order[index + 1 :]]
+        between = 3 - axis - other
+        low, high = np.percentile(np.concatenate([before, after]) @ axes.rows[between], [10, 90])
+        middle = before.mean(axis=0)
+        middle = middle + ((along[index] + along[index + 1]) / 2 - middle @ axes.rows[other]) * axes.rows[other]
+        steps_across = np.linspace(low, high, 9) - middle @ axes.rows[between]
+        depth, seen = sight.look(middle + np.outer(steps_across, axes.rows[between]))
+        if (np.isfinite(seen) & (seen > depth + 2 * tolerance + _APART_M)).mean() > 0.5:
+            return True
+    return False
 
 
 def _edge_side(found: Sequence[Edge], sign: int) -> Side:

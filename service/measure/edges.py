@@ -13,6 +13,7 @@ _MOST_STRIPS = 80
 _LEAST_STRIPS = 4
 _TRIM = 0.08
 _LEAST_MARGIN_M = 0.005
+_OUTERMOST = 95
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Edge:
         gap: metres between points towards it.
         slope: by how much its position changes along it; slope_sigma: how sure that is.
         straight: share of its strips that end where it is.
+        reach: metres, where its outermost strips end.
     """
 
     position: float
@@ -50,6 +52,7 @@ class Edge:
     slope: float
     slope_sigma: float
     straight: float
+    reach: float
 
 
 def cut(across: Floats, along: Floats) -> Strips | None:
@@ -111,6 +114,7 @@ def settle(strips: Strips, free: Mask, noise: float) -> Edge | None:
     slope = float((away * (kept - kept.mean())).sum() / extent) if extent > 0 else 0.0
     # Neighbouring strips err alike: every third counts.
     independent = max(1.0, good.sum() / 3)
+    reach = float(np.percentile(strips.top, _OUTERMOST))
     sigma = spread * 1.25 / np.sqrt(independent)
     slope_sigma = spread / np.sqrt(max(extent / 3, 1e-12))
-    return Edge(position, float(sigma), strips.gap, slope, float(slope_sigma), float(good.mean()))
+    return Edge(position, float(sigma), strips.gap, slope, float(slope_sigma), float(good.mean()), reach)

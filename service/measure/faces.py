@@ -17,6 +17,10 @@ _SQUARE = float(np.sin(np.radians(14)))
 _SAME = float(np.cos(np.radians(14)))
 _LEVEL_DEGREES = 5.0
 _REACH = 0.35
+_LEAST_NARROW = 12
+_TURN_DEGREES = 6.0
+_WIDE = 1.5
+"""Spread of a narrow face's points along it, in theirs across it, from which they are one."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,78 @@ def _square(found: Sequence[Face]) -> list[Face]:
         if sum(map(len, chosen)) > sum(map(len, best)):
             best = chosen
     return sorted(best, key=len, reverse=True)
+
+
+def complete(
+    coord: Floats, found: Sequence[Face], up: Floats | None, tolerance: float, seen_from_zero: bool
+) -> list[Face]:
+    """Return the faces and, where fewer than three are known, narrow ones that lie square to them.
+
+    A plane through few points may lie at any angle; one whose normal the other faces give needs its place alone.
+
+    Args:
+        coord, tolerance, seen_from_zero: as in `find`, whose faces `found` are, at least one.
+        up: (3,) normal of the support, where there is one.
+    """
+    made = list(found)
+    while len(made) < 3:
+        left = np.flatnonzero(~np.any([np.abs(face.plane.height(coord)) < tolerance for face in made], axis=0))
+        if len(left) < max(_LEAST_NARROW, _LEAST_SHARE * len(coord)):
+            break
+        best: Face | None = None
+        for normal in _square_to(made, up):
+            face = _narrow(coord, left, normal, tolerance, seen_from_zero)
+            if face is not None and (best is None or len(face) > len(best)):
+                best = face
+        if best is None:
+            break
+        made.append(best)
+    return made
+
+
+def _square_to(found: Sequence[Face], up: Floats | None) -> list[Floats]:
+    """Return directions (3,) that are square to the one or two faces; upright ones alone, where such may be."""
+    first = found[0].plane.normal
+    if len(found) == 2:
+        second = found[1].plane.normal
+        cross = np.cross(first, second)
+        return [cross, -cross]
+    if up is not None and abs(first @ up) < _SQUARE:
+        side = np.cross(up, first)
+        return [up - (up @ first) * first, side, -side]
+    across = np.eye(3)[np.abs(first).argmin()]
+    across = np.cross(first, across)
+    across /= np.linalg.norm(across)
+    other = np.cross(first, across)
+    angles = np.radians(np.arange(0.0, 360.0, _TURN_DEGREES))
+    return [np.cos(angle) * across + np.sin(angle) * other for angle in angles.tolist()]
+
+
+def _narrow(coord: Floats, left: Rows, normal: Floats, tolerance: float, seen_from_zero: bool) -> Face | None:
+    """Return the face square to a direction that most of the points left lie on; None where there is none."""
+    normal = normal / np.linalg.norm(normal)
+    height = coord @ normal
+    own = np.sort(height[left])
+    count = np.searchsorted(own, own + 2 * tolerance) - np.arange(len(own))
+    offset = float(own[int(count.argmax())]) + tolerance
+    near = left[np.abs(height[left] - offset) < tolerance]
+    if len(near) < max(_LEAST_NARROW, _LEAST_SHARE * len(coord)):
+        return None
+    plane = Plane(normal, float(np.median(height[near])))
+    if (seen_from_zero and plane.offset > 0) or (height < plane.offset + tolerance).mean() < _BEHIND:
+        return None
+    # What is no face, as noise beside another one, is as thick as it is wide.
+    near = left[np.abs(height[left] - plane.offset) < tolerance]
+    spread = np.linalg.svd((coord[near] - coord[near].mean(axis=0)) @ _across(normal), compute_uv=False)
+    wide = float(spread[-1]) / np.sqrt(len(near))
+    return Face(plane, near) if wide > _WIDE * float(np.std(height[near])) else None
+
+
+def _across(normal: Floats) -> Floats:
+    """Return (3, 2) directions square to one (3,) and to each other."""
+    first = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(normal, first)], axis=1)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ _LEAST_POINTS = 30
 _TOLERANCE_M = (0.004, 0.02)
 _SUPPORT_TOLERANCE_M = 0.02
 _BELOW_M = 0.015
+_SNAP_M = 0.008
 _CONTACT_M, _CONTACT = 0.025, 0.15
 _SEEN_M, _SEEN = 0.005, 12
+_LOWEST = 3
 _OVERLAP = 0.25
 _FLAT = 0.55
 _STRAIGHT = 0.4
@@ -128,10 +130,13 @@ def _look(
     found = faces.find(coord, tolerance, sight is not None)
     if not found:
         return Part(instance, coord, tolerance, company, None, "it shows no flat face")
+    found = faces.complete(coord, found, up, tolerance, sight is not None)
     sides = box.sides(coord, found, up, tolerance, sight, company, ground)
     reason = ""
     if sides.explained < _FLAT:
         reason = f"it is no box: only {sides.explained:.0%} of its points lie on flat faces that stand at right angles"
+    elif sides.apart:
+        reason = "its faces do not meet where those of one box would: it may be more than one"
     elif len(found) == 1 and sides.straight < _STRAIGHT:
         reason = "the one face that is seen is no rectangle"
     return Part(instance, coord, tolerance, company, sides, reason or None)
@@ -165,18 +170,20 @@ def _bottom(
     reach = float(np.linalg.norm(part.coord - center, axis=1).max())
     ground = plane.offset + support.beside(rest, plane, center, reach, _SUPPORT_TOLERANCE_M)
     spread = 0.25 * part.tolerance
-    levels = [Side(ground, spread, "support")]
-    highest = top.position if top is not None else float(np.percentile(part.coord @ plane.normal, 98))
-    levels += [
-        Side(level, spread, "support")
-        for other in parts
-        if other is not part and (level := _top_beneath(other, part, plane, highest)) is not None
-    ]
+    heights = part.coord @ plane.normal
+    lowest = float(np.percentile(heights, _LOWEST))
+    highest = top.position if top is not None else float(np.percentile(heights, 100 - _LOWEST))
+    tops = (_top_beneath(other, part, plane, highest) for other in parts if other is not part)
+    # What its sides reach below it does not stand on.
+    beneath_it = [level for level in tops if level is not None and level < lowest + part.tolerance]
+    levels = [Side(level, spread, "support") for level in (ground, *beneath_it)]
     tall = highest - max(level.position for level in levels)
     reach_m = min(_CONTACT_M, 0.005 + _CONTACT * tall) + part.tolerance
     if own is not None:
         nearest = min(levels, key=lambda one: abs(one.position - own.position))
-        if abs(nearest.position - own.position) < reach_m:
+        # Nothing is below the support; above it a gap may be a thin thing that the box stands on.
+        above = own.position - nearest.position
+        if -reach_m < above < min(reach_m, _SNAP_M + 2 * own.sigma + 0.5 * part.tolerance):
             return nearest
         # It stands on something else, a pallet or a shelf, of which something is to be seen beside it.
         beside = np.abs(part.company.coord @ plane.normal - own.position) < _SEEN_M + part.tolerance
@@ -192,17 +199,34 @@ def _bottom(
 
 def _top_beneath(other: Part, part: Part, plane: Plane, highest: float) -> float | None:
     """Return how high the top of another box is on which this one may stand, along the support's normal."""
+    assert part.sides is not None
     if other.sides is None or not other.sides.axes.standing or other.sides.axes.faces[2] is None:
         return None
     level = other.sides.high[2]
     if level is None or level.position > highest - _BELOW_M:
         return None
-    # How much of this box's points lie over the other's footprint.
-    rows = other.sides.axes.rows
-    inside = np.ones(len(part.coord), dtype=bool)
+    # How much of this box's footprint lies over the other's.
+    place = _footprint(part.sides)
+    inside = np.ones(len(place), dtype=bool)
     for axis in (0, 1):
-        along, own = part.coord @ rows[axis], other.coord @ rows[axis]
-        low, high = other.sides.low[axis], other.sides.high[axis]
-        inside &= along > (low.position if low else own.min()) - part.tolerance
-        inside &= along < (high.position if high else own.max()) + part.tolerance
+        along = place @ other.sides.axes.rows[axis]
+        begin, end = _span(other.sides, axis)
+        inside &= (along > begin) & (along < end)
     return level.position if inside.mean() > _OVERLAP else None
+
+
+def _footprint(sides: Sides) -> Floats:
+    """Return points (36, 3) all over a standing box's footprint, at any height."""
+    steps = (np.arange(6) + 0.5) / 6
+    begin, end = _span(sides, 0)
+    first = begin + steps * (end - begin)
+    begin, end = _span(sides, 1)
+    second = begin + steps * (end - begin)
+    found: Floats = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2) @ sides.axes.rows[:2]
+    return found
+
+
+def _span(sides: Sides, axis: int) -> tuple[float, float]:
+    """Return from where to where a box reaches along an axis, as far as is known."""
+    low, high, seen = sides.low[axis], sides.high[axis], sides.seen[axis]
+    return seen[0] if low is None else low.position, seen[1] if high is None else high.position

@@ -117,7 +117,7 @@ class SupportAnswer(BaseModel):
 
 
 class EdgesAnswer(BaseModel):
-    """Half the width of the interval that holds the true value in nine of ten cases; null where nothing is measured."""
+    """A number for each edge and the volume; null where there is none."""
 
     length_m: float | None
     width_m: float | None
@@ -132,13 +132,16 @@ class BoxAnswer(BaseModel):
     class_: int = Field(alias="class", description="Id of its class.")
     score: float = Field(description="How sure the model is of it, 0 to 1.")
     points: int
-    measured: bool
-    reason: str | None = Field(description="Why it is not measured.")
-    length_m: float | None = Field(description="The longer edge across; metres.")
+    measured: bool = Field(description="Whether all of its edges are known.")
+    reason: str | None = Field(description="Why some are not.")
+    length_m: float | None = Field(description="The longer edge across, as far as is known; metres.")
     width_m: float | None
     height_m: float | None = Field(description="The edge nearest to upright.")
     volume_m3: float | None
-    uncertainty: EdgesAnswer
+    uncertainty: EdgesAnswer = Field(
+        description="Half the width of the interval that holds the true value in nine of ten cases."
+    )
+    at_least: EdgesAnswer = Field(description="What edges that are not known, and the volume, have at least.")
     center: list[float] | None = Field(description="In the file's units and frame, as rotation and corners.")
     rotation: list[list[float]] | None = Field(description="Rows: unit axes of length, width and height.")
     corners: list[list[float]] | None = Field(description="Eight; the first four are the bottom, in their order.")

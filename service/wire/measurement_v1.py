@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from service.values import MeasuredBox, Measurement, Segmentation
 from service.wire.json_v1 import count, describe_class
 
 EDGES = ("length_m", "width_m", "height_m")
+NUMBERS = (*EDGES, "volume_m3")
 COLUMNS = (
-    *("id", "class", "score", "points", "measured", "reason", *EDGES, "volume_m3"),
-    *(f"{name}_uncertainty" for name in (*EDGES, "volume_m3")),
+    *("id", "class", "score", "points", "measured", "reason", *NUMBERS),
+    *(f"{name}_uncertainty" for name in NUMBERS),
     *("pose", "faces_seen", "center_x", "center_y", "center_z"),
+    *(f"{name}_at_least" for name in NUMBERS),
 )
 
 
@@ -59,13 +61,18 @@ def encode(
 
 
 def describe(box: MeasuredBox) -> dict[str, Any]:
-    """Return a box as JSON values; its numbers are null where it is not measured."""
-    size, one = box.size, box.instance
-    names = (*EDGES, "volume_m3")
-    values = (None,) * 4 if size is None else (*_rounded(size.size_m, 5), round(size.volume_m3, 8))
-    unsure = (
-        (None,) * 4 if size is None else (*_rounded(size.size_uncertainty_m, 5), round(size.volume_uncertainty_m3, 8))
-    )
+    """Return a box as JSON values; numbers that are not known are null, and `at_least` says what they are at least."""
+    size, part, one = box.size, box.part, box.instance
+    values: tuple[float | None, ...] = (None,) * 4
+    unsure = least = values
+    if size is not None:
+        values = (*_rounded(size.size_m, 5), round(size.volume_m3, 8))
+        unsure = (*_rounded(size.size_uncertainty_m, 5), round(size.volume_uncertainty_m3, 8))
+    elif part is not None:
+        values = (*_rounded(part.size_m, 5), None)
+        unsure = (*_rounded(part.size_uncertainty_m, 5), None)
+        least = (*_rounded(part.at_least_m, 5), round(part.volume_at_least_m3, 8))
+    known = size or part
     return {
         "id": one.id,
         "class": one.class_id,
@@ -73,10 +80,11 @@ def describe(box: MeasuredBox) -> dict[str, Any]:
         "points": one.points,
         "measured": size is not None,
         "reason": box.reason,
-        **dict(zip(names, values, strict=True)),
-        "uncertainty": dict(zip(names, unsure, strict=True)),
+        **dict(zip(NUMBERS, values, strict=True)),
+        "uncertainty": dict(zip(NUMBERS, unsure, strict=True)),
+        "at_least": dict(zip(NUMBERS, least, strict=True)),
         "center": None if size is None else size.center,
-        "rotation": None if size is None else size.rotation,
+        "rotation": None if known is None else known.rotation,
         "corners": None if size is None else size.corners,
         "faces_seen": list(box.faces_seen),
         "pose": box.pose,
@@ -96,8 +104,8 @@ def row(box: Mapping[str, Any]) -> list[Any]:
     """Return a described box as the values of COLUMNS."""
     center = box["center"] or (None,) * 3
     numbers = [box[name] for name in COLUMNS[:10]] + list(box["uncertainty"].values())
-    return [*numbers, box["pose"], " ".join(box["faces_seen"]), *center]
+    return [*numbers, box["pose"], " ".join(box["faces_seen"]), *center, *box["at_least"].values()]
 
 
-def _rounded(values: tuple[float, ...], digits: int) -> tuple[float, ...]:
-    return tuple(round(value, digits) for value in values)
+def _rounded(values: Sequence[float | None], digits: int) -> tuple[float | None, ...]:
+    return tuple(None if value is None else round(value, digits) for value in values)

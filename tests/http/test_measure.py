@@ -20,9 +20,10 @@ from tests.http.conftest import ROOT, Service
 from training.sample import _BOXES
 
 SAMPLE = ROOT / "samples" / "parcels.ply"
+EDGES = ("length_m", "width_m", "height_m")
 KEYS = {
     *("id", "class", "score", "points", "measured", "reason", "length_m", "width_m", "height_m", "volume_m3"),
-    *("uncertainty", "center", "rotation", "corners", "faces_seen", "pose"),
+    *("uncertainty", "at_least", "center", "rotation", "corners", "faces_seen", "pose"),
 }
 
 
@@ -68,6 +69,8 @@ def test_the_answer_has_what_the_description_says(answer: dict[str, Any], servic
         assert box["points"] == answer["instance"].count(box["id"])
         numbers = [box[name] for name in ("length_m", "width_m", "height_m", "volume_m3", "center", "corners")]
         assert (box["reason"] is None) == box["measured"] == all(value is not None for value in numbers)
+        for name, value in box["at_least"].items():
+            assert value is None or (box[name] is None and not box["measured"])
     for box in measured(answer):
         assert box["length_m"] >= box["width_m"] > 0
         assert box["volume_m3"] == pytest.approx(box["length_m"] * box["width_m"] * box["height_m"], rel=1e-3)
@@ -121,6 +124,26 @@ def test_a_scene_without_boxes(service: Service) -> None:
     assert measured(body) == []
     if not body["boxes"]:
         assert "No box was found." in body["warnings"]
+
+
+def test_what_is_known_of_a_box_that_the_view_cuts_off(service: Service, answer: dict[str, Any]) -> None:
+    vertex = PlyData.read(SAMPLE)["vertex"]
+    coord = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(float)
+    whole = measured(answer)[0]
+    left = coord[:, 0] / coord[:, 2] < whole["center"][0] / whole["center"][2]
+    body = clouds.as_npz(coord[left])
+    found = service.post("/v1/measure", body).json()["boxes"]
+    cut = next(box for box in found if "the edge of the view cuts it off" in (box["reason"] or ""))
+    known = [name for name in EDGES if cut[name] is not None]
+    assert known and not cut["measured"] and cut["volume_m3"] is None and cut["center"] is None
+    for name in EDGES:
+        assert (cut[name] is None) == (cut["uncertainty"][name] is None) == (cut["at_least"][name] is not None)
+    assert np.shape(cut["rotation"]) == (3, 3)
+    assert 0 < cut["at_least"]["volume_m3"] < whole["volume_m3"]
+    line = list(csv.DictReader(io.StringIO(service.post("/v1/measure?output=csv", body).text)))[cut["id"]]
+    for name in EDGES:
+        assert (line[name] == "") == (line[f"{name}_at_least"] != "")
+    assert float(line["volume_m3_at_least"]) == cut["at_least"]["volume_m3"] and line["measured"] == "False"
 
 
 def test_csv(service: Service, answer: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from service.measure import Frame, measure
-from service.values import BoxSize, MeasuredBox
+from service.values import BoxPart, BoxSize, MeasuredBox
 from tests.measure.camera import FLOOR, TABLE, Seen, box, look, segmentation
 from training import objects
 
@@ -31,6 +31,11 @@ def size_of(found: MeasuredBox) -> BoxSize:
 def reason(found: MeasuredBox) -> str:
     assert found.size is None and found.reason is not None, found.size
     return found.reason
+
+
+def part_of(found: MeasuredBox) -> BoxPart:
+    assert found.size is None and found.part is not None, found.reason
+    return found.part
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +152,17 @@ def test_one_face_is_not_enough() -> None:
     found = the_box(seen)
     assert "too few of its faces" in reason(found)
     assert len(found.faces_seen) == 1
+    part = part_of(found)
+    assert part.size_m == (pytest.approx(0.30, abs=0.004), None, None)
+    assert part.at_least_m == (None, pytest.approx(0.0, abs=0.01), pytest.approx(0.11, abs=0.01))
 
 
 def test_the_top_without_a_support_has_no_height() -> None:
     seen = look([TABLE, box(1, SIZE, degrees=30)], (0.01, 0, 1.1), (0, 0, 0))
-    assert "too few of its faces" in reason(the_box(seen.only(seen.number == 1)))
+    found = the_box(seen.only(seen.number == 1))
+    assert "too few of its faces" in reason(found)
+    known = [edge for edge in part_of(found).size_m if edge is not None]
+    np.testing.assert_allclose(sorted(known), (0.20, 0.30), atol=0.004)
 
 
 def test_a_sphere_is_no_box() -> None:
@@ -165,14 +176,48 @@ def test_a_box_at_the_edge_of_the_view_is_cut() -> None:
     seen = look([TABLE, box(1, SIZE)], (0.0, -0.9, 0.8), (0.55, 0, 0))
     columns = seen.coord[:, 0] / seen.coord[:, 2]
     assert columns[seen.number == 1].min() == pytest.approx(columns.min(), abs=0.01)
-    assert "edge of the view" in reason(the_box(seen))
+    found = the_box(seen)
+    assert "edge of the view cuts it off: length at least" in reason(found)
+    part = part_of(found)
+    assert part.size_m == (None, pytest.approx(0.20, abs=0.004), pytest.approx(0.12, abs=0.004))
+    whole = seen.coord[seen.number == 1]
+    assert part.at_least_m[0] is not None and 0.02 < part.at_least_m[0] < 0.30
+    assert part.at_least_m[0] == pytest.approx(float(np.ptp(whole @ np.array(part.rotation[0]))), abs=0.03)
+    assert part.volume_at_least_m3 < 0.30 * 0.20 * 0.12
 
 
 def test_a_box_that_something_hides_is_not_guessed() -> None:
     front = box(2, (0.12, 0.05, 0.3), (0.12, -0.3, 0))
     seen = look([TABLE, box(1, SIZE), front], (0.0, -1.2, 0.35), (0, 0, 0.1))
     found = seen.measure().boxes[0]
-    assert "hides" in reason(found)
+    assert "something in front hides where it ends: length at least" in reason(found)
+    part = part_of(found)
+    for edge, unsure, least, true in zip(part.size_m, part.size_uncertainty_m, part.at_least_m, SIZE, strict=True):
+        assert (edge is None) == (unsure is None) == (least is not None)
+        if edge is None:
+            assert least is not None and 0.2 < least < true
+        else:
+            assert edge == pytest.approx(true, abs=0.008) and abs(edge - true) < (unsure or 0)
+
+
+def test_a_face_too_narrow_to_stand_alone_is_found_by_the_others() -> None:
+    seen = look([TABLE, box(1, (0.30, 0.03, 0.20), degrees=5)], (0.1, -1.3, 0.7), (0, 0, 0.05), noise_m=0.005)
+    found = the_box(seen)
+    np.testing.assert_allclose(size_of(found).size_m, (0.30, 0.03, 0.20), atol=0.006)
+
+
+def test_a_box_beside_a_lower_one_does_not_stand_on_it() -> None:
+    tall, low = box(1, (0.2, 0.2, 0.3)), box(2, (0.05, 0.3, 0.15), (0.126, 0, 0))
+    found = look([TABLE, tall, low], (1.1, 0.2, 0.9), (0, 0, 0.1)).measure().boxes[0]
+    if found.size is not None:
+        assert found.size.size_m[2] == pytest.approx(0.3, abs=0.005)
+
+
+def test_faces_of_two_boxes_are_not_measured_as_one() -> None:
+    seen = look([TABLE, box(1, (0.2, 0.2, 0.15)), box(1, (0.2, 0.2, 0.15), (0.0, 0.35, 0.0))], (1.1, -0.5, 0.9))
+    found = the_box(seen)
+    assert found.size is None or found.size.size_m[0] < 0.22
+    assert found.reason is not None and found.part is None
 
 
 def test_few_points_are_not_enough(plain: Seen) -> None:

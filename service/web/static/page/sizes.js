@@ -15,6 +15,19 @@ export function volume(cubicMetres, like = cubicMetres) {
   return `${litres.toFixed(like < 0.001 ? 3 : like < 0.01 ? 2 : 1)} L`;
 }
 
+/** Return whether of a box that is not measured something is known. */
+export function inPart(box) {
+  return !box.measured && box.at_least?.volume_m3 != null;
+}
+
+/** Return the sides of a box that is known in part, with ± where they are known and ≥ where they are not. */
+export function partWords(box, unit) {
+  const sides = ["length_m", "width_m", "height_m"].map((side) =>
+    box[side] == null ? `≥ ${length(box.at_least[side], unit)}` : `${length(box[side], unit)} ± ${length(box.uncertainty[side], unit)}`,
+  );
+  return `${sides.join(" × ")} ${unit}`;
+}
+
 /** Return the texts of a box's tags: {all, sides}. */
 export function tagWords(box, unit) {
   const sides = [box.length_m, box.width_m, box.height_m].map((side) => length(side, unit));

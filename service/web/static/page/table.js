@@ -2,7 +2,7 @@
 
 import { count, element, make, show } from "./dom.js";
 import { css, objectColor } from "./palette.js";
-import { length, volume } from "./sizes.js";
+import { inPart, length, partWords, volume } from "./sizes.js";
 
 const SIDES = ["length_m", "width_m", "height_m"];
 
@@ -21,10 +21,10 @@ export class Table {
     element("boxes-title").textContent = boxes.length === 1 ? "1 box" : `${boxes.length} boxes`;
     const note = element("boxes-note");
     show(note, measured < boxes.length);
-    note.textContent = `${boxes.length - measured} of them could not be measured; the table says why.`;
+    note.textContent = `${boxes.length - measured} of them could not be measured in full; the table says why.`;
     element("boxes-table").tBodies[0].replaceChildren(...boxes.map((box) => this._row(box, unit)));
     show(element("boxes-scroll"), boxes.length > 0);
-    show(element("boxes-interval"), measured > 0);
+    show(element("boxes-interval"), measured > 0 || boxes.some(inPart));
     show(element("boxes"), true);
     this.select(this._selected);
   }
@@ -39,7 +39,10 @@ export class Table {
     const row = make("tr", {}, make("th", { scope: "row" }, button));
     row.dataset.box = box.id;
     if (!box.measured) {
-      row.append(make("td", { colSpan: 4, className: "reason", textContent: box.reason }));
+      const cell = make("td", { colSpan: 4, className: "reason" });
+      if (inPart(box)) cell.append(make("b", { textContent: partWords(box, unit) }));
+      cell.append(box.reason);
+      row.append(cell);
       return row;
     }
     for (const side of SIDES) row.append(figure(length(box[side], unit), box.uncertainty?.[side], (value) => length(value, unit)));
