@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import socket
 import subprocess
@@ -25,12 +26,25 @@ GUNICORN_CONF = Path(__file__).parent / "web" / "gunicorn_conf.py"
 log = structlog.get_logger()
 
 
-class _Ended(BaseException):
-    """A signal asks the service to end."""
+class _End:
+    """The signal that asks the service to end, from when it is made.
 
+    It is waited for. An exception out of a signal's handler could come in the middle of anything: between the starts of
+    the two children, where nobody would end the first, or in a destructor, where it would be lost.
+    """
 
-def _end(_number: int, _frame: object) -> None:
-    raise _Ended
+    def __init__(self) -> None:
+        self._come: queue.SimpleQueue[int] = queue.SimpleQueue()  # alone among the queues a handler may write to it
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: self._come.put(number))
+
+    def comes(self, within_s: float) -> bool:
+        """Return whether it comes within so many seconds, as soon as it does; it does once."""
+        try:
+            self._come.get(timeout=within_s)
+        except queue.Empty:
+            return False
+        return True
 
 
 def check_address(settings: Settings) -> str | None:
@@ -73,17 +87,19 @@ class _Service:
         # A session of its own: a terminal's Ctrl-C reaches the parent alone, which ends the others in order.
         return subprocess.Popen(command, env=environment(self._settings), start_new_session=True)
 
-    def watch(self) -> int:
-        """Replace the engine whenever it ends; return when the web server does."""
+    def watch(self, end: _End) -> int:
+        """Replace the engine whenever it ends; return 0 at the signal, and 1 when the web server ends."""
         failures = 0
         while self._web.poll() is None:
             if self._engine.poll() is not None:
                 log.error("engine ended", status=self._engine.returncode)
                 steady = time.monotonic() - self._engine_started > STEADY_S
                 failures = 0 if steady else min(failures + 1, len(RESTART_S) - 1)
-                time.sleep(RESTART_S[failures])
+                if end.comes(RESTART_S[failures]):
+                    return 0
                 self._engine = self._start_engine()
-            time.sleep(0.2)
+            if end.comes(0.2):
+                return 0
         log.error("web server ended", status=self._web.returncode)
         return 1
 
@@ -136,15 +152,10 @@ def serve(settings: Settings, *worker: str) -> int:
         return 1
     if made is not None:
         print(made.announcement(settings), file=sys.stderr)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+    end = _End()
     service = _Service(settings, worker)
     try:
         log.info("serving", address=settings.address, port=settings.port, models=settings.models)
-        return service.watch()
-    except _Ended:
-        return 0
+        return service.watch(end)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
         service.stop()
