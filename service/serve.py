@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import structlog
 
 from service import keys
 from service.engine.client import EngineClient
+from service.engine.ending import End
 from service.errors import ServiceError
 from service.logs import configure
 from service.settings import Settings, environment
@@ -24,27 +24,6 @@ STEADY_S = 60.0
 IDLE_LOOKS = 3
 GUNICORN_CONF = Path(__file__).parent / "web" / "gunicorn_conf.py"
 log = structlog.get_logger()
-
-
-class _End:
-    """The signal that asks the service to end, from when it is made.
-
-    It is waited for. An exception out of a signal's handler could come in the middle of anything: between the starts of
-    the two children, where nobody would end the first, or in a destructor, where it would be lost.
-    """
-
-    def __init__(self) -> None:
-        self._come: queue.SimpleQueue[int] = queue.SimpleQueue()  # alone among the queues a handler may write to it
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _frame: self._come.put(number))
-
-    def comes(self, within_s: float) -> bool:
-        """Return whether it comes within so many seconds, as soon as it does; it does once."""
-        try:
-            self._come.get(timeout=within_s)
-        except queue.Empty:
-            return False
-        return True
 
 
 def check_address(settings: Settings) -> str | None:
@@ -87,7 +66,7 @@ class _Service:
         # A session of its own: a terminal's Ctrl-C reaches the parent alone, which ends the others in order.
         return subprocess.Popen(command, env=environment(self._settings), start_new_session=True)
 
-    def watch(self, end: _End) -> int:
+    def watch(self, end: End) -> int:
         """Replace the engine whenever it ends; return 0 at the signal, and 1 when the web server ends."""
         failures = 0
         while self._web.poll() is None:
@@ -152,7 +131,7 @@ def serve(settings: Settings, *worker: str) -> int:
         return 1
     if made is not None:
         print(made.announcement(settings), file=sys.stderr)
-    end = _End()
+    end = End()
     service = _Service(settings, worker)
     try:
         log.info("serving", address=settings.address, port=settings.port, models=settings.models)

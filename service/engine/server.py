@@ -18,6 +18,7 @@ import structlog
 from service.engine.channel import Channel, ChannelClosed, Message, close_all
 from service.engine.conversation import Conversation
 from service.engine.device import WORKER, Device
+from service.engine.ending import End
 from service.engine.memory import worker_limit
 from service.engine.readers import Readers
 from service.engine.scheduler import Scheduler
@@ -234,9 +235,7 @@ def serve(chosen: Settings, worker: str = WORKER) -> int:
     SIGUSR1 announces the end: from then on the engine's state is "stopping", and what was let in is finished.
     """
     configure("engine", chosen.log_level)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    end = End()
     try:
         listener = listen(chosen.socket_path)
     except NotReady as error:
@@ -246,7 +245,7 @@ def serve(chosen: Settings, worker: str = WORKER) -> int:
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=engine.drain).start())  # a lock may be held here
     threading.Thread(target=_accept, args=(listener, engine), daemon=True).start()
     parent = os.getppid()
-    while not ended.wait(0.5) and os.getppid() == parent:
+    while not end.comes(0.5) and os.getppid() == parent:
         pass
     chosen.socket_path.unlink(missing_ok=True)
     listener.close()
