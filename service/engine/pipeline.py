@@ -140,11 +140,9 @@ class Pipeline:
                 except TimeoutError:
                     self._mappings.forget_idle()
                     continue
-                with self._comes:
-                    if message["op"] == "cancel":
-                        for item in (*self._absent, *self._incoming, *self._preparing, *self._waiting, *self._running):
-                            item.cancelled = item.cancelled or item.number == message["id"]
-                        continue
+                if message["op"] == "cancel":
+                    self._cancel(message["id"])
+                    continue
                 try:
                     self._admit(message, descriptors)
                 finally:
@@ -154,6 +152,11 @@ class Pipeline:
                 self._ended = True
                 for role in (self._comes, self._stands, self._lacks):
                     role.notify_all()
+
+    def _cancel(self, number: int) -> None:
+        with self._comes:
+            for item in (*self._absent, *self._incoming, *self._preparing, *self._waiting, *self._running):
+                item.cancelled = item.cancelled or item.number == number
 
     def _admit(self, message: Message, descriptors: list[int]) -> None:
         try:

@@ -41,6 +41,14 @@ class Sent(gunicorn.http.wsgi.Response):
         if self._head:
             self._send()  # an answer without a body
 
+    def sendfile(self, respiter: Any) -> bool:
+        """Send a file, if the answer is one; what sends it waits for ever where the socket has no timeout."""
+        self.sock.settimeout(SEND_S)
+        try:
+            return bool(super().sendfile(respiter))
+        finally:
+            self.sock.settimeout(None)
+
     def _emit_body(self, data: bytes) -> None:
         if self.chunked:
             self._send(b"%X\r\n" % len(data), data, b"\r\n")

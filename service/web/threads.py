@@ -100,7 +100,7 @@ class _Bounded:
 
     def finish_body(self, *arguments: Any, **bounds: Any) -> bool:
         """Discard what is left of a body; gunicorn sets timeouts for that also where all of it was read."""
-        body = getattr(self._parser.mesg, "body", None)
+        body: Any = getattr(self._parser.mesg, "body", None)
         if getattr(getattr(body, "reader", None), "length", None) == 0 and not body.failed:
             return True
         discarded: bool = self._parser.finish_body(*arguments, **bounds)
