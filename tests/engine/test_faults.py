@@ -36,7 +36,7 @@ def engine(**settings: Any) -> Iterator[EngineClient]:
 @pytest.fixture(scope="module")
 def shared_engine() -> Iterator[EngineClient]:
     """One engine for the tests that leave it as they found it."""
-    with engine(worker_silence_s=2.0, worker_memory_bytes=300 << 20) as client:
+    with engine(worker_silence_s=2.0) as client:
         yield client
 
 
@@ -105,9 +105,14 @@ def test_a_worker_that_hangs_is_replaced(shared_engine: EngineClient) -> None:
     assert not psutil.pid_exists(before)
 
 
-def test_a_worker_that_eats_memory_is_replaced(shared_engine: EngineClient) -> None:
-    with crowd(shared_engine), pytest.raises(FatalCloud, match=r"twice.*more than 300 MB"):
-        label(shared_engine, cloud(EAT, 600))
+def test_a_worker_that_eats_memory_is_replaced() -> None:
+    # It may say nothing for as long as in a real service: on a busy machine the memory takes seconds to fill, and a
+    # worker that is ended for its silence is another test's.
+    with engine(worker_memory_bytes=300 << 20) as client:
+        with crowd(client), pytest.raises(FatalCloud, match=r"twice.*more than 300 MB"):
+            label(client, cloud(EAT, 600))
+        assert 2 <= client.status()["counts"]["out_of_memory"] <= 3  # the first time perhaps in company
+        assert "hung" not in client.status()["counts"]
 
 
 def test_a_job_that_nobody_waits_for_still_counts_against_its_cloud() -> None:
