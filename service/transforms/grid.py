@@ -50,7 +50,10 @@ def bounds(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         Two tensors (k,).
     """
-    # Reducing along rows of three numbers is slow; most of it is done along rows of 768.
+    if values.is_cuda:
+        low, high = torch.aminmax(values, dim=0)
+        return low, high
+    # A processor is slow at reducing along rows of three numbers; most of it is done along rows of 768.
     rows, columns = values.shape
     wide = rows // _FOLD
     low, high = values[wide * _FOLD :], values[wide * _FOLD :]
@@ -154,8 +157,13 @@ def nearest(coord: torch.Tensor, grid: Grid) -> torch.Tensor:
     Returns:
         (M,) int64 rows of `coord`.
     """
-    centre = mean(coord.to(torch.float64), grid)
-    distance = (coord.to(torch.float64) - centre[grid.inverse]).square_().sum(dim=1)
-    order = torch.argsort(distance, stable=True)
-    order = order[torch.argsort(grid.inverse[order], stable=True)]
-    return order[grid.first]
+    in_cells = coord.to(torch.float64).index_select(0, grid.order)
+    centre = torch.segment_reduce(in_cells, "mean", lengths=grid.count)
+    cell = grid.inverse.index_select(0, grid.order)
+    distance = (in_cells - centre.index_select(0, cell)).square_().sum(dim=1)
+    least = torch.segment_reduce(distance, "min", lengths=grid.count)
+    place = (distance == least.index_select(0, cell)).nonzero().squeeze(1)  # one in each cell, or several as near
+    cell = cell.index_select(0, place)
+    fresh = torch.ones(len(cell), dtype=torch.bool, device=cell.device)
+    torch.ne(cell[1:], cell[:-1], out=fresh[1:])
+    return grid.order.index_select(0, place[fresh])

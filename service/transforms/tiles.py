@@ -64,6 +64,8 @@ def split(grid_coord: torch.Tensor, max_voxels: int, overlap: int) -> list[Cells
     low, high = grid.bounds(grid_coord)
     whole = _Box(tuple(low.tolist()), tuple(high.tolist()))
     everything = torch.arange(len(grid_coord), device=grid_coord.device)
+    if len(grid_coord) <= max_voxels and whole.edge()[0] <= MAX_EDGE:
+        return [Cells(everything, torch.ones(len(everything), device=grid_coord.device))]
     tiles: list[Cells] = []
     waiting = [(whole, everything, overlap)]
     while waiting:
