@@ -7,6 +7,7 @@ from typing import Any
 from service.formats import FORMATS
 from service.web import openapi_v2
 from service.web.access import HEADER
+from service.web.answers import WARNINGS_HEADER
 from service.web.measure_schemas import MEDIA_TYPES, MeasureAnswer, MeasureQuery
 from service.web.problems import MEDIA_TYPE
 from service.web.schemas import ClassifyAnswer, CloudQuery, Problem, SegmentAnswer, SegmentQuery, SummaryQuery
@@ -24,6 +25,14 @@ _PROBLEMS = {
     "500": "The cloud ended the process that runs the model.",
     "503": "Not ready, or too busy: try again after Retry-After seconds.",
     "504": "The deadline passed.",
+}
+_HEADERS = {
+    name: {"description": about, "schema": {"type": kind}}
+    for name, about, kind in (
+        (WARNINGS_HEADER, "Of a file: the warnings, a JSON list of sentences; absent where there are none.", "string"),
+        ("X-Points", "Of a file: the number of points.", "integer"),
+        ("Server-Timing", "Milliseconds of each stage.", "string"),
+    )
 }
 _POINTS = {
     "type": "object",
@@ -109,6 +118,6 @@ def _complete_cloud(
     if schema_name is not None:
         answers = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_name}"}}} | answers
     operation["responses"] = {
-        "200": {"description": answer, "content": answers},
+        "200": {"description": answer, "headers": _HEADERS, "content": answers},
         **{status: {"description": text} for status, text in _PROBLEMS.items()},
     }

@@ -11,6 +11,7 @@ import pytest
 
 from tests.http.clouds import as_las, parcel_scene
 from tests.http.conftest import Service, start, wait_ready
+from tests.models import objects
 from tests.page import browser
 from tests.page.browser import Page
 
@@ -26,11 +27,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def services(folder: Path) -> Iterator[tuple[Service, Service]]:
-    """A service that is open, with a small limit on bodies, and one that wants a key; they start side by side."""
+    """A service that is open, with a small limit on bodies, and one that wants a key; they start side by side.
+
+    The open one has a classifier (shapes) and an encoder (sonata) beside the bundled model.
+    """
     if browser.programs() is None:
         pytest.skip("needs Chromium and chromedriver: ./run_local.sh --setup --tests installs them on Debian, as root")
+    models = folder / "models"
+    objects.write(models / "shapes")
+    objects.write_encoder(models / "sonata.pth", objects.SONATA)
+    of_open = ",".join(["parcels", *(str(models / name) for name in ("shapes", "sonata.pth"))])
     made = []
-    for name, environment in (("open", {"MAX_BODY_BYTES": str(4 << 20)}), ("locked", {"API_KEYS": KEY})):
+    for name, environment in (
+        ("open", {"MAX_BODY_BYTES": str(4 << 20), "MODELS": of_open}),
+        ("locked", {"API_KEYS": KEY}),
+    ):
         (folder / name).mkdir()
         made.append(start(folder / name, **environment))
     for service in made:

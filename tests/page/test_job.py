@@ -31,8 +31,8 @@ def test_the_sample(page: Page, services: tuple[Service, Service]) -> None:
     assert f"{SAMPLE_POINTS:,} points" in page["scan-facts"].text
     heard = " / ".join(page.js("return said"))
     assert "Sending parcels.ply" in heard
-    assert "Labelling parcels.ply" in heard
-    assert "Measuring the boxes" in heard
+    assert "Labelling parcels.ply and measuring its boxes" in heard
+    assert [url for url in page.requests() if "/v1/segment" in url] == []
     assert not page["progress"].is_displayed()
     picture = page.picture()
     assert changed(picture, before) > 0.15
@@ -86,6 +86,76 @@ def test_a_file_that_is_dropped(page: Page, scan: Path) -> None:
     assert not page["drop-hint"].is_displayed()
     assert page["scan-name"].text == scan.name
     assert page["canvas"].get_dom_attribute("aria-label").startswith("table.las: 20,000 points")
+
+
+def drop(page: Page, *paths: Path) -> None:
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.cdp("Input.dispatchDragEvent", type=kind, x=400, y=400, data=data)
+
+
+def test_of_several_files_the_first_is_taken(page: Page, scan: Path, folder: Path) -> None:
+    (folder / "second.ply").write_bytes(as_ply(parcel_scene(2000)))
+    drop(page, scan, folder / "second.ply")
+    page.shown()
+    assert page["scan-name"].text == scan.name
+    assert page["warnings"].text == "2 files came; the page takes one at a time, and this is the first."
+
+
+def test_a_folder_is_refused(page: Page, folder: Path) -> None:
+    (folder / "scans").mkdir()
+    drop(page, folder / "scans")
+    page.wait(lambda: page["problem"].is_displayed())
+    assert page["problem-title"].text == "That is a folder"
+    assert page.data("state") == "empty"
+
+
+def test_a_model_of_which_it_is_not_known_yet_whether_it_tells_objects_apart(page: Page, scan: Path) -> None:
+    """As one that is loaded on its first use: the boxes are measured when the labels show that there are objects."""
+    script = """
+    const fetchAsItIs = window.fetch;
+    window.fetch = async (...asked) => {
+      const answer = await fetchAsItIs(...asked);
+      if (asked[0] !== "/v1/models") return answer;
+      const said = await answer.json();
+      for (const card of said.models) Object.assign(card, {objects: false, state: "waiting"});
+      return new Response(JSON.stringify(said));
+    };"""
+    own = page.cdp("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+    try:
+        page.load()
+        assert page["units-field"].is_displayed()
+        page.requests()
+        page.send(scan)
+    finally:
+        page.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=own)
+    assert [url.split("/v1/")[1].split("?")[0] for url in page.requests() if "?filename" in url] == [
+        "segment",
+        "measure",
+    ]
+    assert len(page.all("#boxes-table tbody tr")) >= 1
+
+
+def test_a_browser_without_webgl(page: Page, scan: Path) -> None:
+    script = "HTMLCanvasElement.prototype.getContext = (get => function (kind, ...more) {"
+    script += (
+        "return kind === 'webgl2' ? null : get.call(this, kind, ...more)})(HTMLCanvasElement.prototype.getContext)"
+    )
+    own = page.cdp("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+    try:
+        page.load()
+        assert page["empty"].is_displayed() and not page["no-picture"].is_displayed()
+        page["file"].send_keys(str(scan))
+        page.wait(lambda: page.data("state") == "shown")
+    finally:
+        page.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=own)
+    assert page["no-picture"].text.startswith("No picture: this browser has no WebGL 2.")
+    assert not page["toolbar"].is_displayed()
+    assert len(page.all("#boxes-table tbody tr")) >= 1
+    assert page.offences() == []
+    file = page.download("ply")
+    assert file.name == "table_labelled.ply"
+    file.unlink()  # the browser overwrites what is there, which the next test would not see as a new file
 
 
 def test_names_of_files_are_quoted_for_the_shell(page: Page, folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.http.clouds import as_ply, parcel_scene
 from tests.http.conftest import Service
-from tests.page.browser import Page
+from tests.page.browser import Page, changed
 from tests.page.conftest import KEY
 
 BAD = {
@@ -41,6 +41,24 @@ def test_after_a_problem_the_next_file_is_taken(page: Page, folder: Path, scan: 
     page.wait(lambda: page["problem"].is_displayed())
     page.send(scan)
     assert not page["problem"].is_displayed()
+
+
+def test_a_problem_leaves_what_is_shown_and_names_its_file(page: Page, folder: Path, scan: Path) -> None:
+    page.send(scan)
+    before = page.picture()
+    (folder / "bad.ply").write_bytes(b"ply\nnothing\n")
+    page["file"].send_keys(str(folder / "bad.ply"))
+    page.wait(lambda: page["problem"].is_displayed() and page.data("state") == "shown")
+    assert page["problem-file"].text == "bad.ply"
+    assert page["scan-name"].text == scan.name
+    assert page["again"].text == "Try bad.ply again"
+    page.settle()
+    assert changed(page.picture(), before) < 0.002
+    (folder / "bad.ply").write_bytes(as_ply(parcel_scene(2000)))
+    page["file"].send_keys(str(folder / "bad.ply"))
+    page.wait(lambda: page["scan-name"].text == "bad.ply")
+    page.shown()
+    assert page["again"].text == "Label it again"
 
 
 def test_a_service_that_is_not_there(page: Page, scan: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import laspy
 import numpy as np
 import plyfile
+from PIL import Image
 from pypcd4 import PointCloud
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
@@ -109,16 +111,21 @@ def test_downloads(shown: Page, scan: Path, of_service: Asked) -> None:
     with np.load(shown.download("npz")) as arrays:
         assert np.array_equal(arrays["label"], label)
 
-    csv = shown.download("csv")
-    lines = np.genfromtxt(csv, delimiter=",", names=True)
+    lines = np.genfromtxt(shown.download("csv"), delimiter=",", names=True)
     assert np.array_equal(lines["label"], label)
     assert np.abs(lines["x"] - source.x).max() < 1e-6
     assert np.array_equal(lines["intensity"], source.intensity)
 
-    boxes = np.genfromtxt(shown.download("boxes.csv"), delimiter=",", names=True, dtype=None, encoding="utf-8")
-    assert boxes.size == len(shown.all("#boxes-table tbody tr"))
+    with shown.download("boxes.csv").open(encoding="utf-8", newline="") as table:
+        boxes = list(csv.DictReader(table))
+    assert len(boxes) == len(shown.all("#boxes-table tbody tr"))
     answer = json.loads(shown.download("boxes.json").read_bytes())
-    assert len(answer["boxes"]) == boxes.size
+    assert [box["reason"] or "" for box in answer["boxes"]] == [box["reason"] for box in boxes]
+    with Image.open(shown.download("boxes.png")) as picture:
+        assert picture.size == (1200, 800)
+    drawn = plyfile.PlyData.read(shown.download("boxes.ply"))["vertex"]
+    assert (len(drawn) > len(label)) == any(box["measured"] for box in answer["boxes"])
+    assert np.array_equal(drawn["label"][: len(label)], label)
 
 
 def test_the_command_does_the_same(shown: Page, tmp_path: Path, scan: Path, of_service: Asked) -> None:

@@ -1,21 +1,6 @@
-// The labelled cloud as files. PLY is at hand; the service writes the other formats from the same file.
+// What can be taken home: a button for each file, which makes it when it is pressed.
 
 import { element, make, show } from "./dom.js";
-import { toCsv } from "./reader.js";
-
-// Word, and what a screen reader says beside it.
-const FILES = [
-  ["ply", "PLY", "labelled cloud"],
-  ["las", "LAS", "labelled cloud"],
-  ["laz", "LAZ", "labelled cloud, compressed LAS"],
-  ["pcd", "PCD", "labelled cloud"],
-  ["npz", "NPZ", "labelled cloud, NumPy arrays"],
-  ["csv", "CSV", "labelled cloud, a line for each point"],
-];
-const BOXES = [
-  ["boxes.csv", "Boxes, CSV", "sizes of the boxes"],
-  ["boxes.json", "Boxes, JSON", "boxes with corners and sizes"],
-];
 
 /** Hand a Blob to the browser's downloads. */
 function save(blob, name) {
@@ -27,33 +12,21 @@ function save(blob, name) {
 }
 
 /**
- * Offer the files of a result.
+ * Offer files: [{word, text, about, fetch}]; `about` is what a screen reader says beside the text.
  *
- * `result` has name (without an ending), labelled (a PLY as a Blob) and measurement (or null).
- * `fetchFile(output)` and `fetchBoxes(output)` ask the service and return {blob, name}; what they throw, `onProblem`
- * is told.
+ * `fetch()` returns {blob, name}; what it throws, `onProblem` is told.
  */
-export function offerDownloads(result, { fetchFile, fetchBoxes, onProblem }) {
-  const made = {
-    ply: async () => ({ blob: result.labelled, name: `${result.stem}_labelled.ply` }),
-    csv: async () => ({ blob: await toCsv(result.labelled), name: `${result.stem}_labelled.csv` }),
-    "boxes.csv": () => fetchBoxes("csv"),
-    "boxes.json": async () => ({
-      blob: new Blob([JSON.stringify(result.measurement, null, 1)], { type: "application/json" }),
-      name: `${result.stem}_boxes.json`,
-    }),
-  };
-  const list = result.measurement?.boxes.length ? [...FILES, ...BOXES] : FILES;
+export function offerDownloads(files, onProblem) {
   const note = element("download-note");
   note.textContent = "";
-  const buttons = list.map(([word, text, about]) => {
+  const buttons = files.map(({ word, text, about, fetch }) => {
     const button = make("button", { type: "button", className: "plain", textContent: text, "aria-label": `${text}: ${about}` });
     button.dataset.output = word;
     button.addEventListener("click", async () => {
       button.disabled = true;
       note.textContent = `Making ${text} ...`;
       try {
-        const { blob, name } = await (made[word] ?? (() => fetchFile(word)))();
+        const { blob, name } = await fetch();
         save(blob, name);
         note.textContent = `${name} is in your downloads.`;
       } catch (error) {

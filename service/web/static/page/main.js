@@ -1,18 +1,20 @@
 // Puts the parts of the page together.
 
 import { BoxSet } from "./boxes.js";
-import { curl, showCommands } from "./commands.js";
+import { showCommands } from "./commands.js";
 import { bytes, count, element, make, show } from "./dom.js";
 import { offerDownloads } from "./downloads.js";
-import { fetchFile, label, measure, query } from "./job.js";
-import { askForKey, key, watchKey } from "./key.js";
+import { classify, embed, measure, segment } from "./job.js";
+import { askForKey, watchKey } from "./key.js";
 import { watchKeys } from "./keyboard.js";
 import { Legend } from "./legend.js";
 import { Models, untilReady } from "./models.js";
-import { View } from "./scene.js";
+import { commandsOf, filesOf } from "./offers.js";
+import { View, canDraw } from "./scene.js";
 import { tagWords } from "./sizes.js";
 import { hideProblem, idle, showProblem, showWarnings, working } from "./status.js";
 import { Table } from "./table.js";
+import { tellClass, tellFeatures, untell } from "./told.js";
 import { fetchSample, watchFiles } from "./upload.js";
 
 const MODE_NAMES = { class: "class", object: "box", height: "height", intensity: "intensity", color: "own colour", confidence: "how sure" };
@@ -21,27 +23,27 @@ const canvas = element("canvas");
 const models = new Models();
 const table = new Table(select);
 const legend = new Legend((colors, hidden) => view?.paintClasses(colors, hidden));
-let view = null;
-let file = null;
+const view = canDraw() ? new View(canvas, { onFrame: frameDrawn }) : null;
+/** The file that came last, and what else came with it. */
+let wanted = null;
+let aside = "";
+/** What is shown: a file, its options and what the service said of it. */
 let result = null;
 let running = null;
 
-try {
-  view = new View(canvas, { onFrame: frameDrawn });
-} catch (error) {
-  showProblem({ title: "No 3-D picture", detail: `This browser has no WebGL 2, so the page can label but not draw. ${error.message}` });
-}
+if (!view) viewer.dataset.blind = "";
 
 function options() {
   const [model, condition, units] = ["model", "condition", "units"].map((id) => element(id).value);
-  return { model, condition, units, scores: element("scores").checked, tta: element("tta").checked };
+  const labels = models.task(model) === "segment";
+  return { model, condition, units, scores: labels && element("scores").checked, tta: labels && element("tta").checked };
 }
 
 /** Take a problem to where it belongs: a missing key to its form, all else to the panel. */
-function report(error, onRetry) {
+function report(error, onRetry, name = "") {
   if (error.name === "AbortError") return;
   if (error.status === 401) askForKey();
-  showProblem(error, error.passes ? onRetry : null);
+  showProblem(error, error.passes ? onRetry : null, name);
 }
 
 async function connect() {
@@ -49,54 +51,95 @@ async function connect() {
   try {
     await models.load();
     hideProblem();
-    if (!result) tellCommands({ name: "scan.ply" }, options(), "scan", true);
-    if (file && !result) await run();
+    if (!result) tellExample();
+    if (wanted && !result) await run();
   } catch (error) {
     report(error, connect);
   }
 }
 
-async function take(chosen) {
-  file = chosen;
-  result = null;
+async function take(chosen, note = "") {
+  wanted = chosen;
+  aside = note;
   if (models.known) await run();
   else if (element("key-section").hidden) working("Waiting for the service");
 }
 
-/** Label the file, show it, measure its boxes, show them. */
+const JOBS = { segment: label, classify, embed };
+
+/** Label a file and, where the model tells objects apart, measure its boxes. */
+async function label(file, chosen, signal) {
+  const found = await segment(file, chosen, models.tellsObjects(chosen.model), signal);
+  if (found.measurement || !found.cloud.has.instance) return found;
+  // The model was not loaded when the page asked for its card, so that nobody knew.
+  const measurement = await measure(file, chosen, signal);
+  await models.load();
+  return { ...found, measurement, table: null };
+}
+
+/** Have the file that came last looked at, and show what the service says of it. */
 async function run() {
   running?.abort();
   const mine = (running = new AbortController());
-  const chosen = options();
+  const [file, chosen] = [wanted, options()];
+  const task = models.task(chosen.model);
   hideProblem();
   viewer.dataset.state = "working";
+  viewer.scrollIntoView({ block: "nearest" }); // on a telephone the options are far below
   try {
-    const labelled = await label(file, chosen, mine.signal);
-    result = { ...labelled, file, options: chosen, measurement: null };
-    showCloud();
-    if (result.cloud.has.instance) {
-      result.measurement = await measure(file, chosen, mine.signal);
-      showBoxes();
-    }
-    offer();
+    const found = await JOBS[task](file, chosen, mine.signal);
+    if (mine !== running) return;
+    result = { ...found, task, file, options: chosen, warnings: [aside, ...found.warnings].filter(Boolean) };
+    showResult();
   } catch (error) {
-    if (mine === running) report(error, run);
-    if (result?.file === file && !result.measurement) offer();
+    if (mine === running) report(error, run, file.name);
   } finally {
     if (mine === running) {
       running = null;
       idle();
-      viewer.dataset.state = result ? "shown" : "empty";
+      viewer.dataset.state = !result ? "empty" : result.task === "segment" ? "shown" : "told";
+      offerAgain();
     }
   }
 }
 
-function showCloud() {
-  const { cloud, options: chosen } = result;
+function showResult() {
+  const { task, file, stem, options: chosen, measurement } = result;
   show(element("empty"), false);
-  for (const id of ["toolbar", "hint", "scan", "again"]) show(element(id), true);
-  for (const id of ["boxes", "boxes-switch", "downloads"]) show(element(id), false);
+  show(element("scan"), true);
+  for (const id of ["toolbar", "hint"]) show(element(id), task === "segment" && view !== null);
+  for (const id of ["boxes", "boxes-switch", "legend"]) show(element(id), false);
   table.select(-1);
+  untell();
+  element("scan-name").textContent = file.name;
+  element("scan-facts").textContent = facts().join(", ");
+  showWarnings([...result.warnings, ...(measurement?.warnings ?? [])]);
+  if (task === "segment") showCloud();
+  else view?.clear();
+  if (task === "classify") tellClass(result.found);
+  if (task === "embed") tellFeatures(result);
+  if (measurement) showBoxes();
+  offerDownloads(filesOf(result), (error) => report(error, null, file.name));
+  showCommands(commandsOf(file, chosen, task, stem, measurement !== null));
+  element("said").textContent = `${file.name}: ${[...facts(), outcome()].join(", ")}`;
+}
+
+function facts() {
+  const { cloud, found, points, file, timing } = result;
+  const total = /total;dur=([\d.]+)/.exec(timing ?? "")?.[1];
+  const seconds = total ? `answered in ${(total / 1000).toFixed(2)} s` : "";
+  return [`${count((cloud ?? found ?? result).points)} points`, bytes(file.size), seconds].filter(Boolean);
+}
+
+function outcome() {
+  const { task, found, measurement, cloud } = result;
+  if (task === "classify") return `it is ${found.name}`;
+  if (task === "embed") return "its features can be downloaded";
+  return measurement ? `${measurement.boxes.length} boxes` : `${cloud.labels.filter(([id]) => id >= 0).length} classes in it`;
+}
+
+function showCloud() {
+  const { cloud, file, options: chosen } = result;
   const modes = ["class", "height"];
   if (cloud.has.instance && cloud.objects) modes.splice(1, 0, "object");
   if (cloud.has.intensity) modes.push("intensity");
@@ -107,15 +150,7 @@ function showCloud() {
   view?.setCloud(cloud);
   legend.set(cloud.classes.map((one) => ({ ...one, name: models.className(chosen.model, one.id, one.name) })), cloud.labels);
   colorBy();
-  const total = /total;dur=([\d.]+)/.exec(result.timing ?? "")?.[1];
-  element("scan-name").textContent = result.file.name;
-  element("scan-facts").textContent = [
-    `${count(cloud.points)} points`,
-    bytes(result.file.size),
-    total ? `labelled in ${(total / 1000).toFixed(2)} s` : "",
-  ].filter(Boolean).join(", ");
-  showWarnings(result.warnings);
-  canvas.setAttribute("aria-label", `${result.file.name}: ${count(cloud.points)} points, coloured by ${MODE_NAMES[element("mode").value]}`);
+  canvas.setAttribute("aria-label", `${file.name}: ${count(cloud.points)} points, coloured by ${MODE_NAMES[element("mode").value]}`);
 }
 
 /** Return what to colour by at first: what there is to tell apart, or else what shows the shape. */
@@ -126,8 +161,7 @@ function firstMode(cloud, modes) {
 }
 
 function showBoxes() {
-  const { measurement, warnings } = result;
-  showWarnings([...warnings, ...measurement.warnings]);
+  const { measurement } = result;
   const up = measurement.support?.normal ?? measurement.up;
   if (up && view) view.orient(up);
   drawBoxes();
@@ -168,29 +202,23 @@ function colorBy() {
   legend.ramp(ends && view ? ends() : null);
 }
 
-function offer() {
-  const { file: source, options: chosen, stem } = result;
-  offerDownloads(result, {
-    fetchFile: (output) => {
-      const more = { output, scores: chosen.scores ? "true" : "" };
-      return fetchFile("/v1/segment", source, query(source, chosen, more), `${stem}_labelled.${output}`);
-    },
-    fetchBoxes: (output) => {
-      const more = { output, units: chosen.units };
-      return fetchFile("/v1/measure", source, query(source, chosen, more), `${stem}_boxes.${output}`);
-    },
-    onProblem: (error) => report(error),
-  });
-  tellCommands(source, chosen, stem, result.measurement !== null);
+/** Show the commands for a file that nobody has sent yet. */
+function tellExample() {
+  const chosen = options();
+  const task = models.task(chosen.model);
+  showCommands(commandsOf({ name: "scan.ply" }, chosen, task, "scan", models.tellsObjects(chosen.model)));
 }
 
-function tellCommands(source, chosen, stem, boxes) {
-  const { filename: _carriedByTheForm, ...fields } = query(source, chosen);
-  const labels = { ...fields, output: "ply", scores: chosen.scores ? "true" : "" };
-  const commands = [["Labels", curl("/v1/segment", source.name, labels, `${stem}_labelled.ply`, key())]];
-  const sizes = { ...fields, units: chosen.units, output: "csv" };
-  if (boxes) commands.push(["Boxes", curl("/v1/measure", source.name, sizes, `${stem}_boxes.csv`, key())]);
-  showCommands(commands);
+/** Offer the file that came last once more, with the options as they are now. */
+function offerAgain() {
+  const button = element("again");
+  show(button, wanted !== null);
+  if (!wanted) return;
+  const same = result?.file === wanted;
+  const words = { segment: "Label it again", classify: "Classify it again", embed: "Compute them again" };
+  button.textContent = same ? words[models.task(element("model").value)] : `Try ${wanted.name} again`;
+  const changed = !same || JSON.stringify(options()) !== JSON.stringify(result.options);
+  button.className = changed ? "main" : "plain";
 }
 
 function frameDrawn({ resting, budget, count: all, fps }) {
@@ -202,6 +230,7 @@ function frameDrawn({ resting, budget, count: all, fps }) {
 
 watchFiles({
   onFile: take,
+  onProblem: report,
   onSample: async () => {
     try {
       await take(await fetchSample());
@@ -214,13 +243,17 @@ watchKey(connect);
 if (view) watchKeys(canvas, view, () => select(-1));
 element("cancel").addEventListener("click", () => {
   running?.abort();
-  if (!running) file = null;
+  if (!running) wanted = null;
   idle();
 });
-element("options").addEventListener("change", () => !result && models.known && tellCommands({ name: "scan.ply" }, options(), "scan", true));
+element("options").addEventListener("change", () => {
+  if (!models.known) return;
+  if (!result) tellExample();
+  offerAgain();
+});
 element("options").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (file) run();
+  if (wanted) run();
 });
 element("mode").addEventListener("change", colorBy);
 element("size-unit").addEventListener("change", drawBoxes);

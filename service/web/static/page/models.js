@@ -4,6 +4,13 @@ import { ask, Problem } from "./service.js";
 import { count, element, make, show } from "./dom.js";
 
 const AGAIN_MS = 1500;
+const GROUPS = { segment: "Labels for points", classify: "One class for a cloud", embed: "Features of points" };
+const PROMISES = {
+  segment: "Each of its points is given a class.",
+  classify: "It is given a class, as a whole.",
+  embed: "Each of its points is given features, for you to take home.",
+};
+const BOXES_PROMISE = "Each of its points is given a class, and the boxes in it are measured.";
 
 /** Show whether the service is ready, and ask again while it is not; resolves once it is. */
 export async function untilReady() {
@@ -25,6 +32,11 @@ export async function untilReady() {
   }
 }
 
+/** What the page asks of a model, out of the keys of GROUPS. */
+function taskOf(card) {
+  return card?.tasks?.[0] ?? "segment";
+}
+
 /** The choice of the model. */
 export class Models {
   constructor() {
@@ -34,13 +46,16 @@ export class Models {
 
   /** Ask the service for its models; throws Problem. */
   async load() {
-    const answer = await ask("/v1/models");
-    const models = answer.models.filter((card) => !card.tasks || card.tasks.includes("segment"));
+    const { models } = await ask("/v1/models");
     this._cards = new Map(models.map((card) => [card.name, card]));
     const select = element("model");
     const before = select.value;
-    select.replaceChildren(...models.map((card) => make("option", { value: card.name, textContent: card.name })));
-    if (this._cards.has(before)) select.value = before;
+    const groups = Object.entries(GROUPS)
+      .map(([task, label]) => [label, models.filter((card) => taskOf(card) === task)])
+      .filter(([, own]) => own.length)
+      .map(([label, own]) => make("optgroup", { label }, ...own.map(({ name }) => make("option", { value: name, textContent: name }))));
+    select.replaceChildren(...(groups.length > 1 ? groups : groups[0].children));
+    select.value = this._cards.has(before) ? before : models[0].name;
     select.disabled = false;
     this._note();
   }
@@ -48,6 +63,16 @@ export class Models {
   /** Whether the models are known. */
   get known() {
     return this._cards.size > 0;
+  }
+
+  /** Return what the page asks of a model: segment, classify or embed. */
+  task(model) {
+    return taskOf(this._cards.get(model));
+  }
+
+  /** Whether a model is known to tell objects apart; of one that was never loaded nobody knows. */
+  tellsObjects(model) {
+    return Boolean(this._cards.get(model)?.objects);
   }
 
   /** Return a class's name as the model's card has it; a file's comment has no spaces in it. */
@@ -60,13 +85,18 @@ export class Models {
   _note() {
     const card = this._cards.get(element("model").value);
     if (!card) return;
-    const classes = card.classes.length === 1 ? "1 class" : `${count(card.classes.length)} classes`;
-    const voxels = `voxels of ${+(card.grid_size * 1000).toPrecision(3)} mm`;
+    const classes = { 0: "", 1: "1 class" }[card.classes.length] ?? `${count(card.classes.length)} classes`;
+    const more = [card.family, classes].filter((words) => words && !card.title.includes(words));
+    const facts = [...more, `voxels of ${+(card.grid_size * 1000).toPrecision(3)} mm`].join(", ");
     const failed = card.state === "failed" ? ` It cannot be used: ${card.reason}` : "";
-    element("model-note").textContent = `${card.title}. ${card.family}, ${classes}, ${voxels}.${failed}`;
+    element("model-note").textContent = `${card.title}. ${facts[0].toUpperCase()}${facts.slice(1)}.${failed}`;
     const conditions = Object.values(card.about?.conditions ?? []);
     const choices = conditions.map((name) => make("option", { value: name, textContent: name }));
     element("condition").replaceChildren(make("option", { value: "", textContent: "as it is configured" }), ...choices);
     show(element("condition-field"), conditions.length > 0);
+    const task = taskOf(card);
+    element("promise").textContent = card.objects ? BOXES_PROMISE : PROMISES[task];
+    for (const id of ["scores-field", "tta-field"]) show(element(id), task === "segment");
+    show(element("units-field"), task === "segment" && (card.objects || card.state !== "ready"));
   }
 }

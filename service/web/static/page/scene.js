@@ -14,6 +14,11 @@ const UP = new Vector3(0, 1, 0);
 const FLIGHT_MS = 280;
 ColorManagement.enabled = false;
 
+/** Return whether this browser draws in 3-D. */
+export function canDraw() {
+  return document.createElement("canvas").getContext("webgl2") !== null;
+}
+
 /**
  * The 3-D view of a canvas.
  *

@@ -16,17 +16,18 @@ export function idle() {
   show(element("progress"), false);
 }
 
-/** Return functions that tell of a file on its way: to the service, in it, and back. */
-export function transfer(name, size) {
+/** Return functions that tell of a file on its way: to the service, in it (`doing` says what is done), and back. */
+export function transfer(name, size, doing) {
   return {
     onSent: (sent, total) =>
-      sent < total ? working(`Sending ${name}, ${bytes(size)}`, sent / total) : working(`Labelling ${name}`),
+      sent < total ? working(`Sending ${name}, ${bytes(size)}`, sent / total) : working(doing),
     onReceived: (got, total) => working(`Receiving the labels, ${bytes(got)}`, total ? got / total : null),
   };
 }
 
-/** Show a Problem in the service's own words; `onRetry`, where it is given, is offered. */
-export function showProblem(problem, onRetry) {
+/** Show a Problem in the service's own words; `onRetry`, where it is given, is offered; `name`: of the file at fault. */
+export function showProblem(problem, onRetry, name = "") {
+  element("problem-file").textContent = name;
   element("problem-title").textContent = problem.title ?? "That did not work";
   element("problem-detail").textContent = problem.detail ?? problem.message;
   const wait = problem.retryAfter ? `The service asks to wait ${problem.retryAfter} s. ` : "";

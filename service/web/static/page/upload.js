@@ -4,8 +4,14 @@ import { element, show } from "./dom.js";
 
 export const SAMPLE = { url: "/static/samples/parcels.ply", name: "parcels.ply" };
 
-/** Call `onFile(file)` for each file that comes, and `onSample()` when the sample is wanted. */
-export function watchFiles({ onFile, onSample }) {
+const FOLDER = { title: "That is a folder", detail: "Drop one file, a point cloud. Folders are not read." };
+
+/**
+ * Call `onFile(file, note)` for each file that comes, and `onSample()` when the sample is wanted.
+ *
+ * `note` says what came with it that is not taken; `onProblem` is told of what is no file.
+ */
+export function watchFiles({ onFile, onSample, onProblem }) {
   const input = element("file");
   for (const id of ["choose", "choose-other"]) element(id).addEventListener("click", () => input.click());
   element("sample").addEventListener("click", onSample);
@@ -32,9 +38,16 @@ export function watchFiles({ onFile, onSample }) {
     event.preventDefault();
     inside = 0;
     show(hint, false);
-    if (event.dataTransfer.files[0]) onFile(event.dataTransfer.files[0]);
+    takeFrom(event.dataTransfer);
   });
-  addEventListener("paste", (event) => event.clipboardData?.files[0] && onFile(event.clipboardData.files[0]));
+  addEventListener("paste", (event) => event.clipboardData && takeFrom(event.clipboardData));
+
+  function takeFrom({ items, files }) {
+    const [file, ...others] = files;
+    if (!file) return;
+    if (items[0]?.webkitGetAsEntry?.()?.isDirectory) onProblem(FOLDER);
+    else onFile(file, others.length ? `${files.length} files came; the page takes one at a time, and this is the first.` : "");
+  }
 }
 
 /** Return the sample as a File. */
