@@ -20,6 +20,7 @@ Environment: IMAGE_NAME   name of the image (ml-service:conda-cuda124; of Docker
              TEST_PORT    port on this machine for the test (5901)
              RUN_OPTIONS  more options for docker run
              SMOKE_OPTIONS  more options for smoke_tests.py
+             TEST_PROCESSES  with --local: how many processes run the tests (3)
 TEXT
 }
 
@@ -53,8 +54,9 @@ test_locally() {
   step shfmt -i 2 -ci -d "${scripts[@]}"
   step mypy
   wait "$building"
-  # Two processes, a file of tests in one of them, in the order of their names: the long ones come first.
-  step pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+  # Each file of tests, and each folder that conftest.py names, in one process. One more than CI has cores: tests wait
+  # for services to start and for deadlines to pass, and then a core would be idle.
+  step pytest -q -n "${TEST_PROCESSES:-3}" --dist loadfile --no-loadscope-reorder
 }
 
 # Waits until the container answers /health, or ends.
