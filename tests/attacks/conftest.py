@@ -25,7 +25,7 @@ LIMITS = {
 SETTLE_S = 20.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service under attack."""
     running = start(tmp_path_factory.mktemp("fortress"), **LIMITS)

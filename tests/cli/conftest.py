@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.http.clouds import as_ply, parcel_scene
+from tests.http.conftest import PATIENCE_S
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,9 @@ def pointserve(*arguments: object, folder: Path | None = None) -> subprocess.Com
     """Run a command to its end."""
     command = [*POINTSERVE, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
-    return subprocess.run(command, cwd=folder or ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    return subprocess.run(
+        command, cwd=folder or ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +56,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """A running demo; at the end Ctrl-C is pressed in its terminal, and everything must end quietly."""
     folder, port = tmp_path_factory.mktemp("demo"), free_port()
@@ -78,7 +81,7 @@ def demo(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dem
     yield Demo(f"http://127.0.0.1:{port}", folder, said, process)
     os.killpg(process.pid, signal.SIGINT)
     rest = process.stdout.read()
-    assert process.wait(30) == 0, rest
+    assert process.wait(PATIENCE_S) == 0, rest
     assert rest == ""
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "something still listens on the port"

@@ -17,7 +17,8 @@ import requests
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 120.0
+PATIENCE_S = 300.0
+"""After that something hangs: what takes seconds may take minutes where others work too."""
 
 
 @dataclass
@@ -30,17 +31,21 @@ class Service:
     state_dir: Path
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=60, **options)
+        return requests.get(self.url + path, timeout=PATIENCE_S, **options)
 
     def post(self, path: str, data: Any = None, **options: Any) -> requests.Response:
-        return requests.post(self.url + path, data=data, timeout=180, **options)
+        return requests.post(self.url + path, data=data, timeout=PATIENCE_S, **options)
 
     def processes(self) -> dict[str, Any]:
         return self.get("/health?verbose").json()["processes"]
 
     def stop(self) -> int:
+        """Return the exit status; a service that does not end is killed, and that is an error."""
         self.process.terminate()
-        return self.process.wait(30)
+        try:
+            return self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
 
 
 def start(folder: Path, **environment: str) -> Service:
@@ -54,14 +59,14 @@ def start(folder: Path, **environment: str) -> Service:
     return Service(f"http://127.0.0.1:{port}", process, log, folder / "state")
 
 
-def wait_until(condition: Callable[[], bool], patience_s: float = START_S) -> None:
+def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until, "it never happened"
         time.sleep(0.05)
 
 
-def wait_ready(service: Service, patience_s: float = START_S) -> None:
+def wait_ready(service: Service, patience_s: float = PATIENCE_S) -> None:
     def ready() -> bool:
         assert service.process.poll() is None, service.log.read_text()
         try:
@@ -72,7 +77,7 @@ def wait_ready(service: Service, patience_s: float = START_S) -> None:
     wait_until(ready, patience_s)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests that leave it as they found it; small limits, so that they are easy to reach."""
     running = start(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
-import time
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,8 +15,7 @@ from hypothesis import strategies as st
 from service.errors import MalformedRequest
 from service.web.inflate import Inflated
 from tests.http import clouds
-from tests.http.conftest import Service, wait_ready
-from tests.http.test_faults import answer_of
+from tests.http.conftest import Service
 from tests.http.test_refusals import check_problem
 
 SCENE = clouds.parcel_scene(20_000)
@@ -177,24 +173,3 @@ def test_small_answers_errors_and_those_who_do_not_ask(service: Service) -> None
         "/static/vendor/swagger-ui/swagger-ui-bundle.js", headers={"If-None-Match": script.headers["ETag"]}
     )
     assert again.status_code == 304
-
-
-def test_a_body_that_dribbles_ends_at_the_deadline(start_service: Callable[..., Service]) -> None:
-    service = start_service(DEADLINE_S="2")
-    wait_ready(service)
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(f"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(PLY)}\r\n\r\n".encode())
-        started = time.monotonic()
-        connection.setblocking(False)
-        answered = False
-        while not answered and time.monotonic() < started + 20:
-            try:
-                connection.send(b"p")
-                answered = bool(connection.recv(1, socket.MSG_PEEK))
-            except BlockingIOError:
-                time.sleep(0.1)
-        connection.setblocking(True)
-        status, body = answer_of(connection)
-    assert status == 504, body
-    assert time.monotonic() - started < 6

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
 from numpy.typing import NDArray
 
 from service.models.batch import Batch
-from tests.http.conftest import ROOT, Service, start, wait_ready, wait_until
+from tests.http.conftest import ROOT, Service, start, wait_ready
 from tests.models import experiments
 
 CLASSES = ["wall", "floor", "cabinet"]
+BAD = ["s3dis", "broken", "coded"]
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with all, and one whose training has left no checkpoint yet."""
-    unfinished = tmp_path_factory.mktemp("unfinished") / "s3dis"
-    (unfinished / "model").mkdir(parents=True)
-    (unfinished / "config.py").write_text(experiments.config())
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three that cannot be served: no checkpoint yet, a checkpoint and a configuration that would run something."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "s3dis" / "model").mkdir(parents=True)
+    (folder / "s3dis" / "config.py").write_text(experiments.config())
+    _broken(folder / "broken", folder / "made")
+    _coded(folder / "coded", folder / "made")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, bad: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with all of them."""
     names = ("semseg-spunet-v1m1-0-base", "semseg-pt-v3m1-0-base")
-    paths = (*(folder / "scannet" / name for name in names), folder / "nuscenes" / "lidar", unfinished)
-    models = ",".join(str(path) for path in paths)
+    good = (*(folder / "scannet" / name for name in names), folder / "nuscenes" / "lidar")
+    models = ",".join(str(path) for path in (*good, *(bad / name for name in BAD)))
     running = start(tmp_path_factory.mktemp("service"), MODELS=models)
     wait_ready(running)
     yield running
@@ -105,7 +113,7 @@ def test_the_cards_tell_where_models_come_from(serving: Service, folder: Path) -
         "semseg-spunet-v1m1-0-base",
         "semseg-pt-v3m1-0-base",
         "lidar",
-        "s3dis",
+        *BAD,
     ]
     card = serving.get("/v1/models/semseg-pt-v3m1-0-base").json()
     assert card["family"] == "PT-v3m1"
@@ -125,8 +133,7 @@ def test_a_model_that_cannot_be_served_stops_no_other_and_says_why(serving: Serv
     assert "has no checkpoint" in unfinished["reason"]
     health = serving.get("/health")
     assert health.status_code == 200
-    (warning,) = health.json()["warnings"]
-    assert warning.startswith("s3dis: ")
+    assert [warning.split(": ")[0] for warning in health.json()["warnings"]] == BAD
 
 
 def test_a_cloud_without_colours_is_refused_and_one_without_normals_is_not(serving: Service) -> None:
@@ -203,24 +210,16 @@ def _coded(folder: Path, made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "what"),
-    [(_broken, "asks for posix.system"), (_coded, "has in line 1 a call of `open`")],
+    ("name", "what"), [("broken", "asks for posix.system"), ("coded", "has in line 1 a call of `open`")]
 )
 def test_a_hostile_experiment_is_named_by_health_and_runs_nothing(
-    start_service: Callable[..., Service], tmp_path: Path, write: Callable[[Path, Path], None], what: str
+    serving: Service, bad: Path, name: str, what: str
 ) -> None:
-    made = tmp_path / "made"
-    write(tmp_path / "exp", made)
-    service = start_service(MODELS=str(tmp_path / "exp"))
-    wait_until(lambda: what in _health(service))
-    assert not made.exists()
-
-
-def _health(service: Service) -> str:
-    try:
-        return service.get("/health").text + service.get("/v1/models").text
-    except requests.ConnectionError:
-        return ""
+    (warning,) = [line for line in serving.get("/health").json()["warnings"] if line.startswith(f"{name}: ")]
+    assert what in warning
+    card = serving.get(f"/v1/models/{name}").json()
+    assert (card["state"], what in card["reason"]) == ("failed", True)
+    assert not (bad / "made").exists()
 
 
 def test_a_model_that_tells_no_objects_apart_measures_nothing(serving: Service) -> None:

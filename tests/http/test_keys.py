@@ -8,7 +8,7 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from service import keys
 from service.errors import MalformedRequest
 from service.settings import Settings
 from tests.http import clouds
-from tests.http.conftest import ROOT, Service, wait_ready, wait_until
+from tests.http.conftest import ROOT, Service, start, wait_ready, wait_until
 from tests.http.test_refusals import check_problem
+from tests.ports import free_port
 
 PLY = clouds.as_ply(clouds.parcel_scene(2000))
 SURVEY, LAB, WRONG = "survey-key-0123456789", 'lab"\\key:with,odd', "a-stranger's-own-secret"
@@ -27,10 +28,8 @@ StartService = Callable[..., Service]
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Service:
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with keys from both sources, two web processes, and a limit."""
-    from tests.http.conftest import start
-
     folder = tmp_path_factory.mktemp("locked")
     (folder / "keys").write_text(f"# clients\n\nlab:{LAB}\n")
     running = start(
@@ -42,6 +41,15 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Service:
         HOSTS="127.0.0.1,labels.example",
     )
     wait_ready(running)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that tells its metrics to all and its health to those with a key; its model may still load."""
+    running = start(tmp_path_factory.mktemp("closed"), API_KEYS=SURVEY, METRICS_OPEN="true", HEALTH_OPEN="false")
+    wait_until(lambda: answers(running))
     yield running
     running.stop()
 
@@ -89,11 +97,9 @@ def test_what_stays_open(locked: Service) -> None:
         assert locked.get(path).status_code in (401, 429), path
 
 
-def test_a_large_body_without_a_key_is_heard_of(start_service: StartService) -> None:
-    service = start_service(API_KEYS=SURVEY)
-    wait_ready(service)
+def test_a_large_body_without_a_key_is_heard_of(closed: Service) -> None:
     for body in (bytes(100 << 20), (bytes(1 << 20) for _ in range(100))):
-        check_problem(service.post("/v1/segment", body), 401)
+        check_problem(closed.post("/v1/segment", body), 401)
 
 
 def test_names_are_logged_and_keys_are_not(locked: Service) -> None:
@@ -135,7 +141,7 @@ def test_the_commands_send_a_key(
 ) -> None:
     command = [sys.executable, "-m", "service.cli", "models", "--url", locked.url, *arguments]
     own = {**os.environ, "COLUMNS": "200", **environment}
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
     assert done.returncode == status, done.stderr
     assert words in done.stdout + done.stderr
 
@@ -166,7 +172,7 @@ def test_the_limit_is_each_key_s_own_and_of_all_web_processes(locked: Service) -
 
 def test_a_limit_ends(start_service: StartService) -> None:
     service = start_service(RATE_LIMIT="3/second")
-    wait_ready(service)
+    wait_until(lambda: answers(service))
     statuses = [service.get("/v2").status_code for _ in range(8)]
     assert statuses[:3] == [200, 200, 200]
     assert 429 in statuses
@@ -216,13 +222,11 @@ def test_open_by_decision(start_service: StartService, environment: dict[str, st
     assert service.post("/v1/segment", PLY).status_code == 200
 
 
-def test_metrics_open_and_health_closed(start_service: StartService) -> None:
-    service = start_service(API_KEYS=SURVEY, METRICS_OPEN="true", HEALTH_OPEN="false")
-    wait_until(lambda: answers(service))
-    assert service.get("/metrics").status_code == 200
+def test_metrics_open_and_health_closed(closed: Service) -> None:
+    assert closed.get("/metrics").status_code == 200
     for path in ("/health", "/v2/health/live", "/v2/health/ready"):
-        assert service.get(path).status_code == 401
-        assert service.get(path, headers=key(SURVEY)).status_code in (200, 503)
+        assert closed.get(path).status_code == 401
+        assert closed.get(path, headers=key(SURVEY)).status_code in (200, 503)
 
 
 def answers(service: Service) -> bool:
@@ -244,9 +248,8 @@ def answers(service: Service) -> bool:
 )
 def test_settings_that_cannot_be(tmp_path: Path, environment: dict[str, str], words: list[str]) -> None:
     command = [sys.executable, "-m", "service.cli", "serve"]
-    own = {**os.environ, "STATE_DIR": str(tmp_path), "PORT": "0", **environment}
-    own["PORT"] = "5998"
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=60)
+    own = {**os.environ, "STATE_DIR": str(tmp_path), "PORT": str(free_port()), **environment}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     for word in words:
         assert word in done.stderr
@@ -257,7 +260,7 @@ def test_settings_that_cannot_be(tmp_path: Path, environment: dict[str, str], wo
 def test_without_the_parent_nothing_is_open_by_accident(tmp_path: Path) -> None:
     own = {**os.environ, "STATE_DIR": str(tmp_path), "ADDRESS": "0.0.0.0"}
     command = [sys.executable, "-c", "import service.wsgi"]
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert "API_KEYS" in done.stderr.splitlines()[-1]
 
