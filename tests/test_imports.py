@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,7 +69,12 @@ def top(name: str) -> str:
 @pytest.fixture(params=FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def module(request: pytest.FixtureRequest) -> tuple[Path, ast.Module]:
     """Each file of the service, with its syntax tree."""
-    return request.param, ast.parse(request.param.read_text(encoding="utf-8"))
+    return request.param, _parsed(request.param)
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_arrows(module: tuple[Path, ast.Module]) -> None:
@@ -141,6 +147,6 @@ def test_libs_do_not_import_the_service() -> None:
 def test_process_without_torch(name: str) -> None:
     """What the web process and the command line load at their start: no torch, no model library."""
     code = f"import sys, {name}; print(*sorted(set({sorted(TORCH | LAZY)!r}) & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == []

@@ -25,7 +25,7 @@ def labels(coord: NDArray[np.float64], recipe: Recipe = RECIPE) -> NDArray[np.in
     return restore(prepared, local_network(prepared), CARD, scores=False).label
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(coord=coords(), shuffle=st.randoms(use_true_random=False))
 def test_permuting_the_points_permutes_the_labels(coord: NDArray[np.float64], shuffle: Any) -> None:
     order = list(range(len(coord)))
@@ -35,13 +35,13 @@ def test_permuting_the_points_permutes_the_labels(coord: NDArray[np.float64], sh
         assert np.array_equal(labels(coord[order], recipe), labels(coord, recipe)[order])
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(coord=coords(), where=st.tuples(*[st.integers(-2_000_000, 7_000_000)] * 3))
 def test_the_origin_does_not_matter(coord: NDArray[np.float64], where: tuple[int, int, int]) -> None:
     assert np.array_equal(labels(coord + np.array(where, dtype=np.float64)), labels(coord))
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(coord=coords(smallest=2), data=st.data())
 def test_invalid_points_keep_their_place_and_change_no_other(coord: NDArray[np.float64], data: st.DataObject) -> None:
     bad = data.draw(st.sets(st.integers(0, len(coord) - 1), max_size=len(coord) - 1))
