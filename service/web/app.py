@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 from apiflask import APIFlask
@@ -39,6 +41,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
 
 
+class _App(APIFlask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: none here is a coroutine, and Flask would look at eleven of them in each request."""
+        return func
+
+
 def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFlask:
     """Return the application.
 
@@ -46,7 +54,7 @@ def create_app(settings: Settings, engine: EngineClient | None = None) -> APIFla
         settings: limits, and where the engine is.
         engine: the engine's client; one at the settings' socket when absent.
     """
-    app = APIFlask(__name__, title="PointServe", version=__version__, static_folder="static", docs_path=None)
+    app = _App(__name__, title="PointServe", version=__version__, static_folder="static", docs_path=None)
     app.request_class = SharedFileRequest
     app.extensions["settings"] = settings
     app.extensions["engine"] = engine or EngineClient(settings.socket_path)

@@ -9,6 +9,7 @@ it (MSG_WAITALL), and to keep the time by itself (SO_RCVTIMEO).
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
@@ -106,8 +107,9 @@ def body(stream: Any, connection: object, stall_s: float) -> Body | None:
     known = isinstance(getattr(reader, "length", None), int) and hasattr(
         getattr(reader, "unreader", None), "take_buffered"
     )
-    # A socket with TLS knows no flags.
-    if not known or type(connection) is not socket.socket or connection.gettimeout() is not None:
+    if not known or not isinstance(connection, socket.socket) or connection.gettimeout() is not None:
+        return None
+    if isinstance(connection, ssl.SSLSocket):  # it knows no flags
         return None
     return Body(stream, connection, stall_s)
 

@@ -35,6 +35,8 @@ def time_waits(worker: Any) -> None:
     waiting: deque[Any] = deque()
 
     def enqueue_timed(conn: Any) -> None:
+        if not conn.initialized:
+            conn.sock = _Steady.of(conn.sock)
         conn.queued = time.monotonic()
         waiting.append(conn)
         enqueue(conn)
@@ -49,6 +51,27 @@ def time_waits(worker: Any) -> None:
         return kept
 
     worker.enqueue_req, worker.handle = enqueue_timed, handle_timed
+
+
+class _Steady(socket.socket):
+    """A connection that tells the kernel what has changed only: gunicorn says twice a request that it is to wait."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> _Steady:
+        """Return the connection as one of these; it is no other's then."""
+        about = connection.family, connection.type, connection.proto, connection.gettimeout()
+        made = cls(*about[:3], connection.detach())
+        made.settimeout(about[3])
+        return made
+
+    def settimeout(self, value: float | None) -> None:
+        if value != self.gettimeout():
+            super().settimeout(value)
+
+    def setblocking(self, flag: bool) -> None:
+        self.settimeout(None if flag else 0.0)
 
 
 def _goes_on(conn: Any) -> bool:
