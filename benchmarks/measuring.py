@@ -1,4 +1,4 @@
-"""How well boxes are measured, beside the plain way: python -m benchmarks.measuring [--scans 100] [--peer PYTHON]
+"""How well boxes are measured, beside the plain way: python -m benchmarks.measuring [--scans 100] [--ours]
 
 The plain way is what tutorials show: the floor's plane by RANSAC, statistical outlier removal, DBSCAN, and of each
 cluster the oriented bounding box along its principal axes. Here it is written with SciPy; `--peer` is a Python with
@@ -29,7 +29,7 @@ from scipy.spatial import cKDTree
 
 from benchmarks.machine import machine
 from service.measure import Frame, measure
-from service.values import ClassInfo, Instance, Segmentation
+from service.values import BoxPart, ClassInfo, Instance, Segmentation
 from training import known, objects
 from training.boxes import Box
 from training.known import Known
@@ -39,6 +39,7 @@ from training.recipe import NAME
 CLASSES = (ClassInfo(0, "background", (128, 128, 128)), ClassInfo(1, "box", (230, 126, 34)))
 FLOOR_M, VOXEL_M, NEIGHBOURS, DEVIATIONS, REACH_M, LEAST = 0.01, 0.005, 20, 2.0, 0.02, 30
 GOOD_M = 0.015
+_OURS = ("measured", "the same")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Result:
         error: (3,) metres, of each edge.
         half: (3,) metres, half the width of the interval that it says holds the edge in nine of ten cases; or None.
         volume: relative error.
+        part: of a box measured in part (3, 3) metres: error and half the interval of each edge, and by how much the
+            edge is longer than what it is said to have at least; NaN where there is no such number.
     """
 
     faces: int
@@ -58,6 +61,7 @@ class Result:
     error: NDArray[np.float64] | None
     half: NDArray[np.float64] | None
     volume: float | None
+    part: NDArray[np.float64] | None = None
 
 
 def edge_errors(size: NDArray[np.float64], rotation: NDArray[np.float64], box: Box) -> NDArray[np.float64]:
@@ -91,13 +95,22 @@ def by_service(scan: Known, instance: NDArray[np.int64]) -> list[Result]:
     for box, faces, index in zip(scan.boxes, scan.faces, matches(scan, instance), strict=True):
         size = answer.boxes[index].size if index >= 0 else None
         if size is None:
-            results.append(Result(faces, index >= 0, None, None, None))
+            part = answer.boxes[index].part if index >= 0 else None
+            known = None if part is None else in_part(part, box)
+            results.append(Result(faces, index >= 0, None, None, None, known))
             continue
         error = edge_errors(np.array(size.size_m), np.array(size.rotation), box)
         results.append(
             Result(faces, True, error, np.array(size.size_uncertainty_m), size.volume_m3 / (2 * box.half).prod() - 1)
         )
     return results
+
+
+def in_part(part: BoxPart, box: Box) -> NDArray[np.float64]:
+    """Return what is said of a box measured in part beside the truth, as in Result."""
+    said, half, least = np.array([part.size_m, part.size_uncertainty_m, part.at_least_m], dtype=np.float64)
+    rotation = np.array(part.rotation)
+    return np.stack([edge_errors(said, rotation, box), half, -edge_errors(least, rotation, box)])
 
 
 def true_objects(scan: Known) -> NDArray[np.int64]:
@@ -221,12 +234,33 @@ def row(name: str, results: Sequence[Result], seconds: float | None) -> list[str
     ]
 
 
+def parts_row(name: str, results: Sequence[Result]) -> list[str]:
+    """Return a line of the table of boxes measured in part, of those with two or more faces seen."""
+    two = [one for one in results if one.faces >= 2]
+    parts = [one.part for one in two if one.part is not None]
+    error, half, over = np.concatenate([*parts, np.full((3, 0), np.nan)], axis=1)
+    known, bound = np.isfinite(error), np.isfinite(over)
+    if not known.any():
+        return [name, str(len(parts)), *[""] * 7]
+    off = np.abs(error[known])
+    return [
+        name,
+        str(len(parts)),
+        str(int(known.sum())),
+        *(f"{1000 * value:.1f}" for value in (np.median(off), np.percentile(off, 90), np.percentile(off, 95))),
+        f"{(off <= half[known]).mean():.1%}",
+        str(int(bound.sum())),
+        f"{(over[bound] >= 0).mean():.1%}" if bound.any() else "",
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the ways over the same scans and print what they said."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.measuring", description=__doc__)
     parser.add_argument("--scans", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="seed of the first scan")
     parser.add_argument("--peer", default=None, help="a Python that has Open3D")
+    parser.add_argument("--ours", action="store_true", help="leave the plain way out")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     label = in_process(NAME, torch.device("cpu"))
@@ -248,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add("the same, turned and shifted", by_service(turned(scan, seed), true), began)
         began = time.perf_counter()
         add("measured, from the model's objects", by_service(scan, found), began)
+        if chosen.ours:
+            continue
         began = time.perf_counter()
         add("plain way, from true objects", by_plain_way(scan, true), began)
         began = time.perf_counter()
@@ -263,7 +299,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_column(head, justify="left" if not head else "right")
     for name, results in ways.items():
         table.add_row(*row(name, results, seconds[name] / chosen.scans))
-    Console(width=140, file=sys.stdout).print(table)
+    parts = Table(title="Of these, boxes measured in part: edges that are known, and what others have at least")
+    for head in ("", "boxes", "edges", "median mm", "90 % mm", "95 % mm", "held", "bounds", "true"):
+        parts.add_column(head, justify="left" if not head else "right")
+    for name, results in ways.items():
+        if name.startswith(_OURS):
+            parts.add_row(*parts_row(name, results))
+    console = Console(width=140, file=sys.stdout)
+    console.print(table)
+    console.print(parts)
 
 
 if __name__ == "__main__":
