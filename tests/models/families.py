@@ -73,6 +73,20 @@ HEAD = {"backbone_out_channels": 8, "num_classes": 3}
 LANGUAGE = {"backbone": PROMPTED, "backbone_out_channels": 8, "context_channels": 8, "conditions": CONDITIONS}
 
 SMALL: dict[str, dict[str, Any]] = {
+    "SpUNet-v1m1": {"type": "DefaultSegmentor", "backbone": {**PLAIN, "num_classes": 3}},
+    "PT-v3m1": {
+        "type": "DefaultSegmentorV2",
+        "num_classes": 3,
+        "backbone_out_channels": 48,
+        "backbone": {**SONATA, "type": "PT-v3m1", "enable_flash": False},
+    },
+    "PT-v3m2": {"type": "DefaultSegmentorV2", "num_classes": 3, "backbone_out_channels": 48, "backbone": SONATA},
+    "PT-v3m3": {
+        "type": "DefaultSegmentorV2",
+        "num_classes": 3,
+        "backbone_out_channels": 36,
+        "backbone": {**SONATA, "type": "PT-v3m3", "enc_channels": [12, 24], "enc_num_head": [2, 2]},
+    },
     "SpUNet-v1m2": {"type": "DefaultSegmentor", "backbone": {"type": "SpUNet-v1m2", **UNET, "num_classes": 3}},
     "SpUNet-v1m3": {"type": "DefaultSegmentor", "backbone": PROMPTED_NORMS},
     "OACNNs": {"type": "DefaultSegmentor", "backbone": OACNN},
@@ -138,12 +152,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "semantic_num_classes": 2,
         "segment_ignore_index": [-1, 0],
         "npoint_thr": 5,
-        "topk_insts": 30,
+        "topk_insts": 90,
         "decoder": {
             "num_classes": 2,
             "in_channel": 48,
             "num_sample_query": 8,
-            "num_learn_query": 8,
+            "num_learn_query": 40,
             "d_model": 24,
             "nhead": 4,
             "hidden_dim": 32,
@@ -158,12 +172,16 @@ SMALL: dict[str, dict[str, Any]] = {
 def network(name: str, **change: Any) -> Any:
     """Return a family's network with random weights."""
     made = experiments.network(repr({**SMALL[name], **change}))
-    random = torch.Generator().manual_seed(1)
+    random = torch.Generator().manual_seed(4 if name == "SGIFormer-v1m1" else 1)
     for key, value in made.state_dict().items():
         if key.endswith(("class_embedding", "lora_B.default.weight", "embedding_table.weight")):
             value.copy_(torch.randn(value.shape, generator=random))
         elif name.startswith("PG") and key.startswith("bias_head.3"):
             value.zero_()  # every voxel votes for its own place
+        elif key.startswith(("decoder.query_learn", "decoder.x_mask", "decoder.sp_feat_proj")):
+            value.copy_(2 * torch.randn(value.shape, generator=random))
+        elif key.startswith("decoder.") and ("out_proj" in key or ".net." in key):
+            value.mul_(0.2)  # queries that stay apart, so that their masks do
     return made
 
 

@@ -20,8 +20,8 @@ from service.models.catalogue import FAMILIES
 from service.models.conventions import names
 from service.models.experiment import Experiment
 from service.models.model import Model
-from service.values import PointCloud, Segmentation
-from tests.models import experiments, families
+from service.values import Classification, Embedding, PointCloud, Segmentation
+from tests.models import experiments, families, objects
 
 pytestmark = pytest.mark.usefixtures("quick_checkpoints")
 
@@ -236,6 +236,84 @@ def test_a_card_counts_heads_of_all_kinds(loaded: dict[str, Model]) -> None:
     assert told["PG-v1m1"] == ("SpUNet-v1m1", "PG-v1m1 of SpUNet-v1m1, 3 classes")
     assert told["PPT-v1m1"] == ("SpUNet-v1m3", "PPT-v1m1 of SpUNet-v1m3, 3 classes")
     assert told["OACNNs"][0] == "OACNNs"
+
+
+@pytest.fixture(scope="module")
+def summing() -> dict[str, Model]:
+    """Models that say one thing of a cloud: a classifier of each kind of encoder."""
+    backbones = {
+        "PT-v3m1": (objects.BACKBONE, 24),
+        "PT-v3m2": (objects.BACKBONE.replace("PT-v3m1", "PT-v3m2"), 24),
+        "PT-v3m3": (objects.BACKBONE.replace("PT-v3m1", "PT-v3m3").replace("(2, 4)", "(2, 2)"), 24),
+        "SpUNet-v1m1": (repr({**objects.SPUNET, "in_channels": 6}), 16),
+        "PointTransformer-Cls26": ("dict(type='PointTransformer-Cls26', in_channels=9, num_classes=16)", 16),
+    }
+    made = {}
+    for name, (backbone, channels) in backbones.items():
+        experiment = Experiment(name, Path(name), FAMILIES)
+        plan = experiment.plan(config.read_text(objects.config(backbone, channels), "config.py"))
+        made[name] = experiment.assemble(plan, objects.network(dict(plan.network)).state_dict(), CPU, "native")
+    return made
+
+
+SUMMING = ["PT-v3m1", "PT-v3m2", "PT-v3m3", "SpUNet-v1m1", "PointTransformer-Cls26"]
+
+
+@pytest.mark.parametrize("name", SUMMING)
+def test_bad_clouds_are_classified_or_refused(summing: dict[str, Model], name: str) -> None:
+    model = summing[name]
+    for points in (1, 2, 9, 700):
+        cloud = cloud_of(points, cells=20)
+        (answer,) = label(model, [cloud], [Wishes(task="classify")])
+        assert isinstance(answer, Classification), answer
+        assert np.isfinite(answer.scores).all()
+    same = PointCloud(np.tile(cloud.coord[:1], (50, 1)), None, np.tile(np.float32([0, 0, 1]), (50, 1)))
+    (answer,) = label(model, [same], [Wishes(task="classify")])
+    assert isinstance(answer, Classification), answer
+    recipe, model.recipe = model.recipe, dataclasses.replace(model.recipe, max_voxels=100)
+    try:
+        (large,) = label(model, [cloud], [Wishes(task="classify")])
+    finally:
+        model.recipe = recipe
+    assert isinstance(large, UnusableCloud)
+    assert "send one of at most 100 voxels" in large.detail
+
+
+@pytest.mark.parametrize("name", ["PT-v3m2", "PT-v3m3", "PT-v3m1"])
+def test_bad_clouds_have_features_or_are_refused(loaded: dict[str, Model], name: str) -> None:
+    model = loaded[name]
+    for points in (1, 2, 9, 700):
+        (answer,) = label(model, [cloud_of(points)], [Wishes(task="embed")])
+        assert isinstance(answer, Embedding), answer
+        assert answer.feature.shape == (points, 36 if name == "PT-v3m3" else 48)
+        assert np.isfinite(answer.feature).all()
+    (refused,) = label(model, [cloud_of(50, color=False)], [Wishes(task="embed")])
+    assert isinstance(refused, UnusableCloud)
+    recipe, model.recipe = model.recipe, dataclasses.replace(model.recipe, max_voxels=200, overlap=2, align=4)
+    try:
+        (tiled,) = label(model, [cloud_of(700)], [Wishes(task="embed")])
+    finally:
+        model.recipe = recipe
+    assert isinstance(tiled, Embedding)
+    assert np.isfinite(tiled.feature).all()
+
+
+def test_every_family_meets_bad_clouds(loaded: dict[str, Model], summing: dict[str, Model]) -> None:
+    met = {str(model.card.about["segmentor"]) for model in (*loaded.values(), *summing.values())}
+    met |= {model.card.family for model in (*loaded.values(), *summing.values())}
+    # Other depths of the same network; trainings of which the encoders are served that are met; the bundled model's.
+    same = {f"PointTransformer-{kind}{depth}" for kind in ("Seg", "Cls") for depth in (38, 50)}
+    same |= {"Sonata-v1m1", "Sonata-v1m2", "Concerto-v1m1", "Utonia-v1m1", "InstanceSegmentor"}
+    assert met | same == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", families.SMALL)
+def test_many_points_in_one_voxel_are_labelled(loaded: dict[str, Model], name: str) -> None:
+    one = cloud_of(1)
+    assert one.color is not None
+    assert one.normal is not None
+    many = PointCloud(np.tile(one.coord, (60, 1)), np.tile(one.color, (60, 1)), np.tile(one.normal, (60, 1)))
+    assert len(set(labelled(loaded[name], many).label.tolist())) == 1
 
 
 def test_a_network_with_another_number_of_classes_is_refused() -> None:

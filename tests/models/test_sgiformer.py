@@ -24,10 +24,8 @@ from service.models import config
 from service.models.batch import Batch
 from service.models.catalogue import FAMILIES
 from service.models.experiment import Experiment
-from service.models.layers.engine import engine
 from service.models.model import Model
 from service.models.sgiformer import SGIFormer
-from service.models.site import Site
 from service.transforms.masks import Choice
 from service.values import PointCloud, Segmentation
 from tests.models import experiments, families
@@ -246,12 +244,7 @@ def assembled(change: dict[str, Any]) -> Model:
     values = config.read_text(experiments.config(repr({**families.SMALL["SGIFormer-v1m1"], **change})), "config.py")
     experiment = Experiment("objects", Path("objects"), FAMILIES)
     plan = experiment.plan(values)
-    torch.manual_seed(3)
-    site = Site(engine("native", torch.device("cpu")), FAMILIES)
-    weights = site.build(plan.network).state_dict()
-    for key, value in weights.items():
-        if key.startswith(("decoder.query_learn", "decoder.x_mask")):
-            value.normal_(0, 1)
+    weights = families.network("SGIFormer-v1m1", **change).state_dict()
     return experiment.assemble(plan, weights, torch.device("cpu"), "native")
 
 
