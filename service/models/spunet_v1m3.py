@@ -215,9 +215,12 @@ def build(config: Mapping[str, Any], site: Site) -> SpUNetV1m3:
     """Return the network of a configuration: the arguments of `SpUNetV1m3` by their names.
 
     Raises:
-        ValueError: it is an encoder alone (`enc_mode`), with one answer for a cloud.
+        ValueError: it is an encoder alone (`enc_mode`, up to v1.6.0 `cls_mode`), with one answer for a cloud.
     """
     arguments = dict(config)
-    if arguments.pop("enc_mode", False):
-        raise ValueError("its SpUNet-v1m3 has enc_mode: an encoder alone has one answer for a cloud, not one a point.")
+    for name in ("enc_mode", "cls_mode"):
+        if arguments.pop(name, False):
+            raise ValueError(
+                f"its SpUNet-v1m3 has {name}: an encoder alone has one answer for a cloud, not one a point."
+            )
     return SpUNetV1m3(site.engine, **arguments)

@@ -283,6 +283,7 @@ def test_peft_itself_gives_the_same() -> None:
     ("name", "change", "said"),
     [
         ("SpUNet-v1m3", {"enc_mode": True}, "an encoder alone has one answer for a cloud"),
+        ("SpUNet-v1m3", {"cls_mode": True}, "has cls_mode: an encoder alone has one answer for a cloud"),
         ("SpUNet-v1m3", {"layers": [1, 1]}, "as many layers as channels"),
         ("OACNNs", {"groups": [3, 4]}, "3 groups cannot share 8 channels"),
         ("OACNNs", {"enc_depth": [1]}, "enc_depth has 1 entries; by the length of enc_channels it must be 2"),
@@ -303,6 +304,13 @@ def test_peft_itself_gives_the_same() -> None:
 def test_what_does_not_fit_together_is_refused(name: str, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Site(engine("native", CPU), FAMILIES).build({**SMALL[name], **change})
+
+
+@pytest.mark.parametrize("name", ["enc_mode", "cls_mode"])
+def test_a_configuration_of_any_version_says_that_there_is_a_decoder(name: str) -> None:
+    site = Site(engine("native", CPU), FAMILIES)
+    plain, explicit = site.build(SMALL["SpUNet-v1m3"]), site.build({**SMALL["SpUNet-v1m3"], name: False})
+    assert plain.state_dict().keys() == explicit.state_dict().keys()
 
 
 @torch.inference_mode()
