@@ -206,6 +206,26 @@ def test_any_cloud_gives_the_same_in_any_company(clouds: list[tuple[int, int]], 
     assert torch.equal(company, network(replace(together(batches), superpoint=torch.cat(parts))))
 
 
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_a_gpu_gives_the_same(cuda: torch.device) -> None:
+    torch.manual_seed(0)
+    network = SGIFormer(Linear(), {**DECODER, "use_score": True}, **HEAD).eval()
+    batches = [patched(cloud(voxels, 12, 6, seed), 30, seed) for seed, voxels in enumerate((300, 500))]
+    parts = [batch.superpoint for batch in batches if batch.superpoint is not None]
+    batch = replace(together(batches), superpoint=torch.cat(parts))
+    expected = network(batch)
+    network.to(cuda)
+    found = network(batch.to(cuda)).cpu()
+    half = network.half()(batch.to(cuda, torch.float16)).cpu()
+    furthest = float((found - expected)[:, :CLASSES].abs().max() / expected[:, :CLASSES].std())
+    same = float((found[:, CLASSES + 1] == expected[:, CLASSES + 1]).float().mean())
+    print(json.dumps({"furthest": f"{furthest:.1e}", "same object": same}))
+    assert furthest < 1e-3
+    assert same > 0.99
+    assert bool(torch.isfinite(half).all())
+
+
 def test_a_superpoint_goes_to_its_surest_mask_and_masks_that_lose_most_are_left_out() -> None:
     rows = [
         ([1, 1, 0, 0, 0], 1, 0.9),
