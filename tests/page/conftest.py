@@ -20,12 +20,12 @@ FAR = np.array([651_000.0, 6_861_000.0, 120.0])
 """Where a survey's coordinates lie: too far from zero for single precision."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("page")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def services(folder: Path) -> Iterator[tuple[Service, Service]]:
     """A service that is open, with a small limit on bodies, and one that wants a key; they start side by side.
 
@@ -51,20 +51,20 @@ def services(folder: Path) -> Iterator[tuple[Service, Service]]:
         service.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def downloads(folder: Path) -> Path:
     (folder / "downloads").mkdir()
     return folder / "downloads"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chrome(services: tuple[Service, Service], downloads: Path) -> Iterator[browser.Chrome]:
     running = browser.start(*(browser.programs() or ("", "")), downloads)
     yield running
     running.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scan(folder: Path) -> Path:
     """A survey's LAS file of a table with one box on it, with colours and intensities; 20,000 points."""
     coord = parcel_scene() + FAR
@@ -111,7 +111,7 @@ def _watched(page: Page) -> Iterator[Page]:
     assert [line for line in page.complaints() if "Failed to load resource" not in line] == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def of_service(services: tuple[Service, Service], scan: Path) -> Callable[[], dict[str, object]]:
     """What the service says of the scan as JSON, asked once and not through the page."""
     answers: list[dict[str, object]] = []
