@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import requests
 
+from service.engine.client import RECENT_S, EngineClient
 from tests.engine.faulty_worker import END, LABEL, WORK, cloud, expected
 from tests.http import clouds
 from tests.http.conftest import ROOT, Service, wait_ready, wait_until
@@ -75,8 +76,6 @@ def right(service: Service, coord: np.ndarray) -> None:
 
 def status(service: Service) -> dict[str, Any]:
     """Return the engine's state, as the engine's own client sees it."""
-    from service.engine.client import EngineClient
-
     (path,) = service.state_dir.glob("*.sock")
     client = EngineClient(path)
     try:
@@ -167,10 +166,11 @@ def test_a_request_whose_client_hung_up_never_runs(stub: Service) -> None:
 def test_the_end_finishes_what_runs_and_refuses_what_comes(start: Start) -> None:
     service = start()
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
-        running = threads.submit(right, service, cloud(WORK, 2.0))
+        running = threads.submit(right, service, cloud(WORK, 3.0))
         wait_busy(service)
         os.kill(service.process.pid, signal.SIGTERM)
         wait_until(lambda: service.get("/health").json()["status"] == "stopping")
+        time.sleep(2 * RECENT_S)  # until the web does not go by what the engine said before
         refused = post(service, cloud(LABEL))
         assert refused.status_code == 503
         assert "Retry-After" in refused.headers
