@@ -99,7 +99,7 @@ def test_an_object_of_too_many_voxels_has_no_class() -> None:
     small, large = labelling.label(model, [cloud(100), cloud(3000)], [Wishes(task="classify")] * 2)
     assert isinstance(small, Classification) and small.points == 100
     assert small.scores.sum() == pytest.approx(1, abs=1e-5)
-    assert isinstance(large, UnusableCloud) and "send an object of at most 500 voxels" in large.detail
+    assert isinstance(large, UnusableCloud) and "send one of at most 500 voxels" in large.detail
 
 
 @pytest.mark.parametrize(
