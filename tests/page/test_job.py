@@ -56,6 +56,9 @@ def test_the_sample(page: Page, services: tuple[Service, Service]) -> None:
     tags = [tag.get_property("textContent") for tag in page.all("#tags .tag:not(.side)")]
     assert len(tags) == len(measured)
     assert all(tag.endswith("mm") for tag in tags)
+    # Boxes have the numbers that they have in files and drawings.
+    numbers = [button.text.split()[-1] for button in page.all("#boxes-table .box-name")]
+    assert numbers == [str(box["id"]) for box in answer["boxes"]]
 
     page.all(f"#boxes-table tr[data-box='{measured[1]['id']}'] button")[0].click()
     page.settle()
@@ -71,7 +74,7 @@ def test_a_box_that_is_not_measured_says_why(page: Page) -> None:
         ".catch(String)",
         box,
     )
-    assert page.all("#boxes-table tbody tr")[0].get_property("textContent") == "Box 1only one face is seen"
+    assert page.all("#boxes-table tbody tr")[0].get_property("textContent") == "Box 0only one face is seen"
     assert page["boxes-note"].text.startswith("1 of them could not be measured")
 
 

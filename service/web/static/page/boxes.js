@@ -43,7 +43,7 @@ export class BoxSet {
     this._selected = -1;
     this._tags = new Map();
     for (const { id, box } of this._placed) {
-      const tag = make("div", { className: "tag" }, make("b", { textContent: String(id + 1) }), make("span"));
+      const tag = make("div", { className: "tag" }, make("b", { textContent: String(id) }), make("span"));
       tag.style.setProperty("--own", css(objectColor(id)));
       tag.addEventListener("click", () => onSelect(box.id));
       tags.append(tag);

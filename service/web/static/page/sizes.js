@@ -20,11 +20,13 @@ export function inPart(box) {
   return !box.measured && box.at_least?.volume_m3 != null;
 }
 
-/** Return the sides of a box that is known in part, with ± where they are known and ≥ where they are not. */
+/** Return the sides of a box that is known in part: ± where they are known, ≥ where they are not, ? without any idea. */
 export function partWords(box, unit) {
-  const sides = ["length_m", "width_m", "height_m"].map((side) =>
-    box[side] == null ? `≥ ${length(box.at_least[side], unit)}` : `${length(box[side], unit)} ± ${length(box.uncertainty[side], unit)}`,
-  );
+  const sides = ["length_m", "width_m", "height_m"].map((side) => {
+    if (box[side] != null) return `${length(box[side], unit)} ± ${length(box.uncertainty[side], unit)}`;
+    const least = length(box.at_least[side], unit);
+    return Number(least) > 0 ? `≥ ${least}` : "?";
+  });
   return `${sides.join(" × ")} ${unit}`;
 }
 

@@ -28,6 +28,7 @@ export function transfer(name, size, doing) {
 /** Show a Problem in the service's own words; `onRetry`, where it is given, is offered; `name`: of the file at fault. */
 export function showProblem(problem, onRetry, name = "") {
   element("problem-file").textContent = name;
+  show(element("problem-file"), name !== "");
   element("problem-title").textContent = problem.title ?? "That did not work";
   element("problem-detail").textContent = problem.detail ?? problem.message;
   const wait = problem.retryAfter ? `The service asks to wait ${problem.retryAfter} s. ` : "";

@@ -33,7 +33,7 @@ export class Table {
     const button = make("button", { type: "button", className: "box-name", "aria-pressed": "false" });
     const swatch = make("span", { className: "swatch", "aria-hidden": "true" });
     swatch.style.background = css(objectColor(box.id));
-    button.append(swatch, make("span", { className: "unseen", textContent: "Box " }), String(box.id + 1));
+    button.append(swatch, make("span", { className: "unseen", textContent: "Box " }), String(box.id));
     button.title = `${count(box.points)} points, ${Math.round(100 * box.score)} % sure`;
     button.addEventListener("click", () => this._onSelect(this._selected === box.id ? -1 : box.id));
     const row = make("tr", {}, make("th", { scope: "row" }, button));
