@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.transforms import faces, grid
 from service.transforms.faces import Faces, Floats, Rows
+from service.transforms.likeness import likeness
 
 CHANNELS = 5
 """What a network says of a voxel beside its class: three numbers of the way to the centre, two of the votes' spread."""
@@ -46,6 +47,9 @@ _ROUNDS = 4
 _LEAST_POINTS = 10
 _FEW = 60.0
 """Voxels of an object at which two thirds of the model's confidence are kept: of fewer nobody can be sure."""
+
+_UNLIKE = 0.2
+"""What is left of the confidence in an object that does not look like a box at all."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,12 @@ def objects(
             continue
         place = coord[rows].double().cpu()
         place = place - place.mean(dim=0)
-        own = separate(place, decode(place, raw[rows].double().cpu()), points[rows].cpu())
-        number = int(own.max()) + 1
+        own, like = separate(place, decode(place, raw[rows].double().cpu()), points[rows].cpu())
+        number = len(like)
         voxels = torch.bincount(own[own >= 0], minlength=number).double()
         count = torch.bincount(own[own >= 0], points[rows].cpu()[own >= 0].double(), number)
         sure = torch.bincount(own[own >= 0], probability[rows, index].double().cpu()[own >= 0], number) / voxels
-        sure = sure * (1 - torch.exp(-voxels / _FEW))
+        sure = sure * (1 - torch.exp(-voxels / _FEW)) * (_UNLIKE + (1 - _UNLIKE) * like)
         owner[rows] = torch.where(own >= 0, own + len(made), NONE).to(owner.device)
         made += [Object(index, s, int(n)) for s, n in zip(sure.tolist(), count.tolist(), strict=True)]
     order = sorted(range(len(made)), key=lambda number: -made[number].points)
@@ -133,8 +137,8 @@ def objects(
     return rank.to(owner.device)[owner], [made[number] for number in order]
 
 
-def separate(coord: torch.Tensor, votes: Votes, points: torch.Tensor) -> torch.Tensor:
-    """Return which voxels are one object.
+def separate(coord: torch.Tensor, votes: Votes, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which voxels are one object, and how much each object looks like a box.
 
     Args:
         coord: (n, 3) float64 metres, laid level, n >= 1, of one class, on the CPU.
@@ -143,6 +147,7 @@ def separate(coord: torch.Tensor, votes: Votes, points: torch.Tensor) -> torch.T
 
     Returns:
         (n,) int64, objects from 0 on, in no particular order; NONE for voxels of fewer than ten points together.
+        (k,) float64, 0 to 1, of each object.
     """
     cells, cell_m = _cells(coord)
     found = faces.find(grid.mean(coord, cells).numpy(), cells.grid_coord.numpy().astype(np.int64), cell_m)
@@ -152,11 +157,13 @@ def separate(coord: torch.Tensor, votes: Votes, points: torch.Tensor) -> torch.T
         node = np.where(found.face >= 0, object_of[found.face], NONE)
         _spread(node, found.pairs)
     _gather(node, found.pairs)
-    number, own = np.unique(node, return_inverse=True)
-    own = own.ravel()[cells.inverse.numpy()]
+    number, node = np.unique(node, return_inverse=True)
+    node = node.ravel()
+    own = node[cells.inverse.numpy()]
     enough = np.bincount(own, points.numpy(), len(number)) >= _LEAST_POINTS
     enough &= number >= 0
-    return torch.from_numpy(np.where(enough, enough.cumsum() - 1, NONE)[own])
+    like = likeness(found, node, len(number))[enough]
+    return torch.from_numpy(np.where(enough, enough.cumsum() - 1, NONE)[own]), torch.from_numpy(like)
 
 
 def _cells(coord: torch.Tensor) -> tuple[grid.Grid, float]:

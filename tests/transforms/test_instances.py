@@ -42,7 +42,7 @@ def told(*boxes: np.ndarray, votes: Sequence[np.ndarray] | None = None) -> tuple
     owner = np.repeat(np.arange(len(boxes)), [len(box) for box in boxes])
     middle = np.stack([box.mean(axis=0) for box in boxes] if votes is None else votes)
     cast = Votes(torch.from_numpy(middle[owner]), torch.tensor(SPREAD).repeat(len(coord), 1))
-    return separate(coord, cast, torch.full((len(coord),), 3)).numpy(), owner
+    return separate(coord, cast, torch.full((len(coord),), 3))[0].numpy(), owner
 
 
 def agreement(found: np.ndarray, owner: np.ndarray) -> float:
@@ -144,8 +144,28 @@ def test_objects_are_numbered_by_size_and_know_their_points_and_score(two_boxes:
     assert owner[:100].unique().tolist() == [NONE]
     assert owner[140:].unique().tolist() == [0] and owner[100:140].unique().tolist() == [1]
     assert [one.points for one in found] == [180, 120]
-    assert [one.score for one in found] == pytest.approx([0.7 * (1 - np.exp(-1)), 0.8 * (1 - np.exp(-40 / 60))])
+    # Neither has cells enough for a face, so that a fifth of the confidence is left.
+    sure = [0.7 * (1 - np.exp(-1)), 0.8 * (1 - np.exp(-40 / 60))]
+    assert [one.score for one in found] == pytest.approx([0.2 * one for one in sure])
     assert {one.class_index for one in found} == {1}
+
+
+def test_what_has_no_right_angles_scores_low() -> None:
+    box = seen((0.3, 0.2, 0.2), (0, 0, 0))
+    turn = np.random.default_rng(0).normal(size=(len(box), 3))
+    ball = 0.15 * turn / np.linalg.norm(turn, axis=1, keepdims=True) + (1.0, 0, 0.15)
+    board = seen((0.5, 0.4, 0.02), (-1.0, 0, 0))
+    board = board[board[:, 2] > 0.015]
+    coord = torch.from_numpy(np.concatenate([box, ball, board]))
+    owner = np.repeat([0, 1, 2], [len(box), len(ball), len(board)])
+    middle = torch.from_numpy(np.stack([box.mean(axis=0), ball.mean(axis=0), board.mean(axis=0)]))
+    raw = torch.zeros(len(coord), CHANNELS)
+    raw[:, :3] = ((middle[owner] - coord) / 0.1).float()
+    sure = torch.tensor([[0.1, 0.9]]).repeat(len(coord), 1)
+    own, found = objects(coord, raw, sure, torch.full((len(coord),), 3))
+    score = np.array([one.score for one in found])[own.numpy()]
+    assert score[owner == 0].min() > 0.8 and score[owner == 1].max() < 0.7
+    assert score[owner == 2].max() < 0.75
 
 
 def test_objects_of_two_classes_are_never_one(two_boxes: tuple[torch.Tensor, ...]) -> None:
