@@ -9,7 +9,7 @@ Usage: benchmarks/gpu.sh [--out DIR] [--pointcept CHECKOUT] [PART...]
 Runs the parts in the order given, all of them if none is named, and goes on where one fails; the end lists them with
 their times. What a part prints goes to the screen and to DIR/PART.log.
 
-  libs      build pointops, pointgroup_ops and sparseconv with nvcc, and run all their tests
+  libs      build pointops, pointgroup_ops and sparseconv with nvcc, run all their tests, print each operator's memory
   sanitize  every operator under compute-sanitizer's memcheck and racecheck
   tests     the service's tests marked gpu
   peers     build Pointcept's libs, and time ours against them (wants --pointcept)
@@ -61,7 +61,7 @@ run_libs() {
     jobs+=($!)
   done
   for job in "${jobs[@]}"; do wait "$job" || failed=1; done
-  [ $failed = 0 ] && "$python" -m pytest -q -p no:cacheprovider libs
+  [ $failed = 0 ] && "$python" -m pytest -q -p no:cacheprovider libs && "$python" -m benchmarks.every_operator --memory --device cuda
 }
 
 run_sanitize() {
