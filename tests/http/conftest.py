@@ -74,7 +74,11 @@ def wait_ready(service: Service, patience_s: float = PATIENCE_S) -> None:
         except requests.ConnectionError:
             return False
 
-    wait_until(ready, patience_s)
+    try:
+        wait_until(ready, patience_s)
+    except BaseException:
+        service.stop()  # a fixture that fails before it yields has no end that would
+        raise
 
 
 @pytest.fixture(scope="package")
