@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 import numpy as np
@@ -199,14 +199,8 @@ def open_loop(
         rate: requests a second.
         poisson: whether the times are random, else they are evenly spaced.
     """
-    total = max(1, int(rate * seconds))
-    gaps = random.Random(0)
-    due = [index / rate for index in range(total)]
-    if poisson:
-        due, now = [], 0.0
-        for _ in range(total):
-            now += gaps.expovariate(rate)
-            due.append(now)
+    due = set_times(rate, seconds, poisson)
+    total = len(due)
     started = time.perf_counter()
 
     def work(numbers: Iterator[int], tell: Callable[[Answer, float], None]) -> None:
@@ -220,6 +214,14 @@ def open_loop(
         connection.close()
 
     return _together(work, clients, Outcome())
+
+
+def set_times(rate: float, seconds: float, poisson: bool) -> list[float]:
+    """Return the seconds at which an open loop sends; the same again for the same arguments."""
+    total, gaps = max(1, int(rate * seconds)), random.Random(0)
+    if not poisson:
+        return [index / rate for index in range(total)]
+    return list(accumulate(gaps.expovariate(rate) for _ in range(total)))
 
 
 def _together(
