@@ -152,6 +152,8 @@ class Cancelled(ServiceError):
     title = "The request was cancelled"
 
 
+LONGEST_DETAIL = 1000
+"""Letters of a refusal that crosses to another process; a file or a request may have a name of a megabyte in it."""
 ERRORS: tuple[type[ServiceError], ...] = (
     InternalError,
     MalformedRequest,
@@ -177,8 +179,8 @@ _BY_CODE = {error.code: error for error in ERRORS}
 
 
 def to_message(error: ServiceError) -> dict[str, Any]:
-    """Return the error as plain values, to cross from one process to another."""
-    return {"code": error.code, "detail": error.detail, "retry_after_s": error.retry_after_s}
+    """Return the error as plain values, to cross from one process to another; a long sentence is cut."""
+    return {"code": error.code, "detail": error.detail[:LONGEST_DETAIL], "retry_after_s": error.retry_after_s}
 
 
 def from_message(message: dict[str, Any]) -> ServiceError:

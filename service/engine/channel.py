@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from service.errors import InternalError
+
 MAX_MESSAGE_BYTES = 16 << 20
 MAX_DESCRIPTORS = 4
 AHEAD_BYTES = 1 << 14
@@ -26,6 +28,10 @@ Message = dict[str, Any]
 
 class ChannelClosed(ConnectionError):
     """The process at the other end is gone, or sent what is no message."""
+
+
+class ChannelStuck(ChannelClosed):
+    """The process at the other end takes no messages. It may have got a part of the last one: nothing can follow."""
 
 
 class Channel:
@@ -53,25 +59,35 @@ class Channel:
         """Send one message; the caller keeps its descriptors.
 
         Raises:
+            InternalError: the message is longer than the other end would take; nothing of it was sent.
+            ChannelStuck: the other end does not read, for as long as `limit_sends` says.
             ChannelClosed: nobody reads at the other end.
         """
         payload = _encode(message)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise InternalError(
+                f"a message between processes has {len(payload)} bytes; the most is {MAX_MESSAGE_BYTES}"
+            )
         whole = _HEADER.pack(len(payload), len(descriptors)) + payload
         try:
             sent = socket.send_fds(self._socket, [whole], descriptors) if descriptors else 0
             if sent < len(whole):
                 self._socket.sendall(memoryview(whole)[sent:])
+        except BlockingIOError as error:
+            raise ChannelStuck("the other end takes no messages") from error
         except OSError as error:
             raise ChannelClosed(f"the other end is gone: {error}") from error
+
+    def limit_sends(self, seconds: float) -> None:
+        """Have `send` raise ChannelStuck when the other end has taken nothing for so long."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
 
     def limit_waits(self, seconds: float) -> None:
         """Have `receive` without a deadline raise TimeoutError when nothing came for so long; it may be called again.
 
         The kernel waits so long in the call that receives: with a deadline each message takes one call more.
         """
-        whole = int(seconds)
-        limit = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def receive(self, deadline: float | None = None) -> tuple[Message, list[int]]:
         """Return the next message and its descriptors, which the caller must close.
@@ -144,6 +160,11 @@ def _descriptors_in(beside: list[tuple[int, int, bytes]]) -> list[int]:
             whole = data[: len(data) - len(data) % _DESCRIPTOR.size]
             found += [descriptor for (descriptor,) in _DESCRIPTOR.iter_unpack(whole)]
     return found
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
 
 
 def _milliseconds(seconds: float) -> float:

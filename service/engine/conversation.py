@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from service.engine.channel import Channel, Message, close_all
-from service.errors import NotReady
+from service.errors import InternalError, NotReady, to_message
 
 
 class Conversation:
@@ -46,13 +46,15 @@ class Conversation:
                 os.close(descriptor)
 
     def answer(self, reply: Message, descriptors: Sequence[int]) -> None:
-        """Send a reply, and close its descriptors.
+        """Send a reply, or that it is too long to be sent, and close its descriptors.
 
         Raises:
             ChannelClosed: nobody reads it.
         """
         try:
             self.channel.send(reply, tuple(descriptors))
+        except InternalError as error:
+            self.channel.send({"error": to_message(error)})
         finally:
             close_all(tuple(descriptors))
 

@@ -135,10 +135,10 @@ class Pipeline:
         self._channel.limit_waits(IDLE_S)
         try:
             while True:
+                self._mappings.forget_idle()  # what comes need not be pooled, nor stop
                 try:
                     message, descriptors = self._channel.receive()
                 except TimeoutError:
-                    self._mappings.forget_idle()
                     continue
                 if message["op"] == "cancel":
                     self._cancel(message["id"])
@@ -360,7 +360,11 @@ class Pipeline:
                 failure = InternalError(f"the labels found no memory on their way back: {error}")
                 message = {**message, "error": to_message(failure)}
         try:
-            self._channel.send(message, descriptors)
+            try:
+                self._channel.send(message, descriptors)
+            except InternalError as error:  # it is too long: its request fails, and no other
+                kept: Message = {name: message[name] for name in ("id", "report") if name in message}
+                self._channel.send({**kept, "error": to_message(error)})
         except ChannelClosed:
             return False
         finally:

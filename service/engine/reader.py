@@ -27,8 +27,6 @@ from service.settings import Settings, settings
 from service.values import PointCloud, Segmentation, measurement_message, segmentation_from
 
 RETIRE_ABOVE_BYTES = 512 << 20
-LONGEST_DETAIL = 1000
-"""Letters of a refusal; a file may have a name of a megabyte in it."""
 
 
 class _Descriptors(list[int]):
@@ -162,8 +160,7 @@ def _too_much(limits: Settings) -> ReaderFailed:
 
 
 def _refusal(error: ServiceError) -> tuple[Message, tuple[int, ...]]:
-    message = to_message(error)
-    return {"error": {**message, "detail": error.detail[:LONGEST_DETAIL]}}, ()
+    return {"error": to_message(error)}, ()
 
 
 def _grant_cpu(seconds: float) -> None:
@@ -191,7 +188,11 @@ def _serve(channel: Channel, limits: Settings) -> None:
         with _Descriptors(received) as descriptors:
             reply, answers = _work(message, descriptors, limits)
         with _Descriptors(answers):
-            channel.send({**reply, "retire": _peak_bytes() > RETIRE_ABOVE_BYTES}, answers)
+            last = {"retire": _peak_bytes() > RETIRE_ABOVE_BYTES}
+            try:
+                channel.send({**reply, **last}, answers)
+            except InternalError as error:  # the reply is too long
+                channel.send({**_refusal(error)[0], **last})
         # An error and its traceback hold each other, and the file with them: an idle reader keeps no user's file.
         gc.collect()
 

@@ -12,7 +12,9 @@ import tracemalloc
 
 import pytest
 
-from service.engine.channel import AHEAD_BYTES, MAX_MESSAGE_BYTES, Channel, ChannelClosed
+from service.engine.channel import AHEAD_BYTES, MAX_MESSAGE_BYTES, Channel, ChannelClosed, ChannelStuck
+from service.engine.conversation import Conversation
+from service.errors import InternalError, MalformedRequest, from_message, to_message
 
 
 @pytest.fixture
@@ -157,3 +159,44 @@ def test_what_is_no_message_closes_the_channel(data: bytes) -> None:
         left.sendall(data)
         with pytest.raises(ChannelClosed):
             Channel(right).receive(time.monotonic() + 5)
+
+
+def test_what_is_too_long_is_refused_before_a_byte_of_it_is_sent(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    longest = {"text": "x" * (MAX_MESSAGE_BYTES - len('{"text":""}'))}
+    with pytest.raises(InternalError, match=f"{MAX_MESSAGE_BYTES + 1} bytes"):
+        left.send({"text": longest["text"] + "x"})
+    thread = threading.Thread(target=left.send, args=(longest,))
+    thread.start()
+    assert right.receive(time.monotonic() + 30)[0] == longest
+    thread.join()
+
+
+def test_a_reply_that_is_too_long_is_an_error_of_its_own(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    talk = Conversation(left)
+    reader, writer = os.pipe()
+    talk.answer({"text": "x" * MAX_MESSAGE_BYTES}, [writer])
+    message, received = right.receive(time.monotonic() + 5)
+    assert isinstance(from_message(message["error"]), InternalError)
+    assert received == [] and os.read(reader, 1) == b""  # nobody has the other end any more
+    os.close(reader)
+    talk.answer({"n": 1}, [])
+    assert right.receive(time.monotonic() + 5)[0] == {"n": 1}
+
+
+def test_a_long_sentence_is_cut_on_its_way() -> None:
+    assert to_message(MalformedRequest("ab" * 5_000_000))["detail"] == "ab" * 500
+
+
+def test_who_takes_nothing_is_stuck(ends: tuple[Channel, Channel]) -> None:
+    left, right = ends
+    left.limit_sends(0.1)
+    started = time.monotonic()
+    with pytest.raises(ChannelStuck):
+        left.send({"x": "y" * 4_000_000})
+    assert 0.05 < time.monotonic() - started < 5
+    right.close()
+    with pytest.raises(ChannelClosed) as gone:
+        left.send({})
+    assert gone.type is ChannelClosed

@@ -14,8 +14,9 @@ import pytest
 
 from benchmarks.stub import Stub
 from service.engine import shared
-from service.engine.channel import Channel, Message, close_all
+from service.engine.channel import MAX_MESSAGE_BYTES, Channel, Message, close_all
 from service.engine.pipeline import Pipeline
+from service.engine.pool import SMALLEST, Mappings, Piece
 from service.errors import ServiceError, UnusableCloud
 from service.values import ClassInfo, PointCloud, Segmentation
 from tests.engine.fakes import wait_for
@@ -33,6 +34,7 @@ class Slow(Stub):
         self.may_prepare, self.may_label = threading.Semaphore(0), threading.Semaphore(0)
         self.prepared: list[int] = []
         self.batches: list[list[int]] = []
+        self.more: dict[str, Any] = {}
 
     def wishes(self, message: Message) -> bool:
         return bool(message["bad"])
@@ -59,7 +61,7 @@ class Slow(Stub):
             except ServiceError as error:
                 return [error for _ in clouds]
         for cloud in clouds:
-            answers.append(Segmentation(np.full(len(cloud), len(cloud), np.int32), CLASSES, model))
+            answers.append(Segmentation(np.full(len(cloud), len(cloud), np.int32), CLASSES, model, **self.more))
         return answers
 
 
@@ -238,3 +240,26 @@ def test_a_message_that_makes_no_sense_is_an_error_of_its_own(bench: Bench) -> N
     bench.labeller.may_label.release(1)
     bench.job(8, 5)
     assert bench.answer()["label"] == 5
+
+
+def test_an_answer_that_is_too_long_is_an_error_of_its_own(bench: Bench) -> None:
+    bench.labeller.may_prepare.release(2)
+    bench.labeller.may_label.release(2)
+    bench.labeller.more = {"warnings": ("x" * MAX_MESSAGE_BYTES,)}
+    bench.job(1, 10)
+    answer = bench.answer()
+    assert answer["id"] == 1 and "16777216" in answer["error"]["detail"] and answer["report"]["clouds"] == 1
+    bench.labeller.more = {}
+    bench.job(2, 10)
+    assert bench.answer()["label"] == 10
+
+
+def test_memory_of_the_web_is_given_back_though_messages_keep_coming(bench: Bench) -> None:
+    mappings = bench._pipeline._mappings = Mappings(idle_s=0.2)
+    piece = Piece(SMALLEST)
+    mappings.of(piece.descriptor)
+    until = time.monotonic() + 3
+    while mappings._bytes and time.monotonic() < until:
+        bench.cancel(1)
+        time.sleep(0.02)
+    assert mappings._bytes == 0
