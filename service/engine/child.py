@@ -8,7 +8,11 @@ import subprocess
 import sys
 
 from service.engine.channel import Channel, Message
+from service.errors import NotReady
 from service.settings import Settings, environment
+
+SEND_S = 3.0
+"""A child that takes nothing for so long, its socket full, is stuck: a lock may be held while it is sent something."""
 
 
 class Child:
@@ -19,18 +23,29 @@ class Child:
     Args:
         module: name of the module to run.
         settings: what the process will find in its environment.
+
+    Raises:
+        NotReady: the system has no process, memory or descriptor left for it now.
     """
 
     def __init__(self, module: str, settings: Settings) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise _not_started(module, error) from error
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=environment(settings),
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", module, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env=environment(settings),
+                )
+            except OSError as error:
+                ours.close()
+                raise _not_started(module, error) from error
         self.channel = Channel(ours)
+        self.channel.limit_sends(SEND_S)
 
     @property
     def pid(self) -> int:
@@ -65,6 +80,10 @@ class Child:
             self._process.kill()
             self._process.wait()
         return describe_exit(self._process.returncode)
+
+
+def _not_started(module: str, error: OSError) -> NotReady:
+    return NotReady(f"the process {module} cannot be started: {error}", retry_after_s=5)
 
 
 def describe_exit(code: int) -> str:

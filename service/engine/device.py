@@ -55,7 +55,7 @@ class Device:
         """Start a worker, wait until its models are loaded, and return what it says of itself.
 
         Raises:
-            ServiceError: they do not load; the sentence says why.
+            ServiceError: they do not load, or no process can be started; the sentence says why.
         """
         self.close()
         started = time.monotonic()

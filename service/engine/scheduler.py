@@ -9,14 +9,14 @@ from typing import Any
 
 import structlog
 
-from service.engine.channel import ChannelClosed, Message, close_all
+from service.engine.channel import ChannelClosed, ChannelStuck, Message, close_all
 from service.engine.device import Device
 from service.engine.lane import Lane
 from service.engine.lanes import Lanes
 from service.engine.memory import rss_bytes
 from service.engine.tally import Tally
 from service.engine.waiting import Deadly, Job, Queue
-from service.errors import DeadlineExceeded, FatalCloud, NotReady, Overloaded, ServiceError, from_message
+from service.errors import DeadlineExceeded, FatalCloud, InternalError, NotReady, Overloaded, ServiceError, from_message
 
 RESTART_S = (0.0, 1.0, 5.0, 15.0, 60.0)
 WATCH_S = 0.1
@@ -254,16 +254,26 @@ class Scheduler:
                 continue
             lane.take(job, now)
             message = {**job.message, "op": "label", "id": job.number, "deadline": job.deadline}
-            if not self._tell(lane, message, job.descriptor):
+            try:
+                told = self._tell(lane, message, job.descriptor)
+            except InternalError as error:  # its message is too long
+                lane.finish(job.number, now)
+                _fail(job, error)
+                continue
+            if not told:
                 lane.finish(job.number, now)
                 lane.retries.append(job)  # and no blame falls on it
 
     @staticmethod
     def _tell(lane: Lane, message: Message, *descriptors: int) -> bool:
+        if lane.state != "ready":
+            return False
         try:
             lane.device.send(message, descriptors)
-        except ChannelClosed:
+        except ChannelClosed as error:
             lane.state, lane.reason = "loading", LOST  # the lane's own thread will replace it
+            if isinstance(error, ChannelStuck):
+                lane.device.kill("killed because it took no messages")
             return False
         return True
 
@@ -287,6 +297,8 @@ class Scheduler:
 
     def _finish(self, lane: Lane, message: Message, descriptors: list[int], now: float) -> None:
         job = lane.finish(message["id"], now)
+        if job is not None and job.retried:
+            self._deadly.forgive(job)  # now: whoever has the answer may use the cloud's memory for another
         if job is None or job.abandoned:
             close_all(descriptors)
         elif "error" not in message:
@@ -295,8 +307,6 @@ class Scheduler:
             close_all(descriptors)
             job.future.set_exception(from_message(message["error"]))
         if job is not None:
-            if job.retried:
-                self._deadly.forgive(job)
             job.close()
 
     def _lose(self, lane: Lane) -> None:

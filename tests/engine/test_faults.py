@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import signal
 import time
@@ -103,6 +104,29 @@ def test_a_worker_that_hangs_is_replaced(shared_engine: EngineClient) -> None:
     with crowd(shared_engine), pytest.raises(FatalCloud, match=r"twice.*said nothing"):
         label(shared_engine, cloud(HANG))
     assert not psutil.pid_exists(before)
+
+
+def test_a_stopped_worker_whose_socket_is_full_holds_nobody_up() -> None:
+    with engine() as client, concurrent.futures.ThreadPoolExecutor(8) as threads:
+
+        def long(seed: int) -> None:
+            coord = cloud(LABEL, points=200, seed=seed)
+            descriptor, layout = shared.pack({"coord": coord})
+            with DecodedCloud(descriptor, layout, len(coord), ()) as decoded:
+                told = client.segment(decoded, "faulty", time.monotonic() + 60, condition="x" * 150_000)
+            np.testing.assert_array_equal(told.label, expected(coord))
+
+        before = pid(client)
+        os.kill(before, signal.SIGSTOP)
+        try:
+            answers = [threads.submit(long, seed) for seed in range(8)]
+            wait_for(lambda: client.status(timeout_s=20)["worker_pid"] not in (before, None), 40)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(before, signal.SIGCONT)
+        for answer in answers:
+            answer.result()
+        assert "hung" not in client.status()["counts"]
 
 
 def test_a_worker_that_eats_memory_is_replaced() -> None:
