@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 PEEK_S = 0.25
 """How often a request that waits looks whether its client is still there."""
+ACCEPT_AGAIN_S = 0.1
 PASSES = {"full": 100}
 """How often the network sees the points of a cloud, by the kind of test-time augmentation; 1 without any."""
 
@@ -257,8 +258,13 @@ def _accept(listener: socket.socket, engine: Engine) -> None:
     while True:
         try:
             connection, _address = listener.accept()
-        except OSError:
-            return
+        except OSError as error:
+            if listener.fileno() < 0:
+                return
+            # No descriptor or no memory is left now; that passes, and the connection still waits.
+            log.error("no connection can be taken now", reason=str(error))
+            time.sleep(ACCEPT_AGAIN_S)
+            continue
         threading.Thread(target=engine.converse, args=(Channel(connection),), daemon=True).start()
 
 
