@@ -188,10 +188,11 @@ class _Cast:
     center: Floats
     spread: Floats
 
-    def distance(self, one: int, other: int) -> float:
-        """Return how far two faces' votes lie from one another, in spreads."""
-        spread = (self.spread[one] + self.spread[other]) / 2
-        return float(np.linalg.norm((self.center[one] - self.center[other]) / spread))
+    def distance(self, one: int, others: Rows) -> Floats:
+        """Return how far a face's votes lie from those of others (n,), in spreads (n,)."""
+        spread = (self.spread[one] + self.spread[others]) / 2
+        distance: Floats = np.linalg.norm((self.center[one] - self.center[others]) / spread, axis=1)
+        return distance
 
 
 def _cast(found: Faces, votes: Votes, cells: grid.Grid) -> _Cast:
@@ -210,7 +211,7 @@ def _join(found: Faces, cast: _Cast, cell_m: float) -> Rows:
     for one, other, contact, middle in _meetings(found):
         cosine = abs(float(outward[one] @ outward[other]))
         away = found.center[other] - found.center[one]
-        distance = cast.distance(one, other)
+        distance = float(cast.distance(one, np.array([other]))[0])
         if cosine > _PARALLEL:
             # How far the one plane lies behind the other where the faces meet.
             flip = 1.0 if found.normal[one] @ found.normal[other] > 0 else -1.0
@@ -261,9 +262,10 @@ def _divided(found: Faces, outward: Floats, cast: _Cast) -> Iterator[tuple[float
         flat = outward[one + 1 :] @ outward[one] > _SAME_PLANE
         flat &= np.abs(away @ found.normal[one]) < _APART_M
         flat &= np.abs((away * found.normal[one + 1 :]).sum(axis=1)) < _APART_M
-        for other in (np.flatnonzero(flat) + one + 1).tolist():
-            if (distance := cast.distance(one, other)) < _AGREE:
-                yield distance, one, other
+        others = np.flatnonzero(flat) + one + 1
+        distance = cast.distance(one, others)
+        for at in np.flatnonzero(distance < _AGREE).tolist():
+            yield float(distance[at]), one, int(others[at])
 
 
 def _merge(count: int, joins: list[tuple[float, int, int]], apart: set[tuple[int, int]], own: Rows) -> Rows:

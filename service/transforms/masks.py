@@ -16,6 +16,8 @@ from service.transforms.instances import NONE, Object
 _LEAST_LEFT = 0.5
 """Share of a mask's voxels that no surer object may have taken, or there is no such object."""
 
+_MOST_OVERLAP = 1 - 1e-6
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -137,7 +139,8 @@ def _decay(share: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     area = share.sum(dim=1)
     common = share @ share.t()
     overlap = (common / (area.unsqueeze(0) + area.unsqueeze(1) - common)).triu(diagonal=1)
-    overlap = overlap * (label.unsqueeze(0) == label.unsqueeze(1))
+    # Of equal masks rounding makes 1 and more, and of the division below infinities of either sign.
+    overlap = overlap.clamp(max=_MOST_OVERLAP) * (label.unsqueeze(0) == label.unsqueeze(1))
     # A mask that is itself suppressed suppresses the less.
     already = overlap.amax(dim=0)
     return ((1 - overlap) / (1 - already).unsqueeze(1)).amin(dim=0)

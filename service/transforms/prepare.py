@@ -79,7 +79,7 @@ def prepare(cloud: PointCloud, recipe: Recipe, device: torch.device) -> Prepared
     made = tuple(_tile(voxels, part, len(parts) == 1, recipe, corner) for part in parts)
     if recipe.superpoints and len(made) == 1:
         # Of a cloud in tiles nobody asks for them: its objects are not told.
-        own = superpoints.of(cloud, part, cells, voxels, warnings)
+        own = superpoints.of(cloud, part, cells, voxels, lambda: made_normals(voxels.coord, recipe), warnings)
         made = (replace(made[0], superpoint=own),)
     return Prepared(
         made,

@@ -7,12 +7,14 @@ most alike first, while they differ no more than the patches that they are of do
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from service.errors import UnusableCloud
-from service.transforms import faces, grid, normals
+from service.transforms import faces, grid
 from service.transforms.features import Voxels
 from service.transforms.points import Points
 from service.values import PointCloud
@@ -34,12 +36,20 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-def of(cloud: PointCloud, part: Points, cells: grid.Grid, voxels: Voxels, warnings: list[str]) -> torch.Tensor:
+def of(
+    cloud: PointCloud,
+    part: Points,
+    cells: grid.Grid,
+    voxels: Voxels,
+    normal: Callable[[], torch.Tensor],
+    warnings: list[str],
+) -> torch.Tensor:
     """Return the superpoint (M,) int64 of each voxel, from 0 on and none left out.
 
     Args:
         cloud: N points. part: those that are valid.
         cells: their voxels. voxels: what stands for these.
+        normal: makes (M, 3) normals of the voxels, where they have none.
         warnings: a sentence is added where the superpoints had to be made.
 
     Raises:
@@ -55,8 +65,8 @@ def of(cloud: PointCloud, part: Points, cells: grid.Grid, voxels: Voxels, warnin
     )
     if len(voxels) < 3:
         return torch.zeros(len(voxels), dtype=torch.int64, device=device)
-    normal = normals.estimate(voxels.coord) if voxels.normal is None else voxels.normal
-    found = segment(voxels.coord.cpu().numpy(), normal.cpu().numpy(), voxels.grid_coord.cpu().numpy())
+    up = normal() if voxels.normal is None else voxels.normal
+    found = segment(voxels.coord.cpu().numpy(), up.cpu().numpy(), voxels.grid_coord.cpu().numpy())
     return torch.from_numpy(found).to(device)
 
 

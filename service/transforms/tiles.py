@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
+from service.errors import UnusableCloud
 from service.transforms import grid
 
 MAX_EDGE = 2**15
 """Longest edge of a tile, in cells: a grid without bounds would overflow the keys of sparse convolutions."""
+
+
+MOST = 1024
+"""Most tiles of a cloud whose voxels alone do not ask for so many: each is a pass of the network."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ def split(grid_coord: torch.Tensor, max_voxels: int, overlap: int) -> list[Cells
 
     Returns:
         Tiles that together cover every voxel, in a fixed order.
+
+    Raises:
+        UnusableCloud: there would be more than MOST, and than eight times those that its voxels would fill.
     """
     low, high = grid.bounds(grid_coord)
     whole = _Box(tuple(low.tolist()), tuple(high.tolist()))
@@ -68,7 +76,13 @@ def split(grid_coord: torch.Tensor, max_voxels: int, overlap: int) -> list[Cells
         return [Cells(everything, torch.ones(len(everything), device=grid_coord.device))]
     tiles: list[Cells] = []
     waiting = [(whole, everything, overlap)]
+    most = max(MOST, 8 * len(grid_coord) // max_voxels)
     while waiting:
+        if len(tiles) + len(waiting) > most:
+            raise UnusableCloud(
+                f"The cloud's {len(grid_coord)} voxels are strewn over {whole.edge()[0]} cells, which would take more "
+                f"than {most} passes of the model. Are the coordinates in metres, and is there no stray point?"
+            )
         box, rows, reach = waiting.pop()
         cells = grid_coord[rows]
         inner = box.rows(cells, 0)

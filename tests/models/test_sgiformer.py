@@ -26,7 +26,7 @@ from service.models.catalogue import FAMILIES
 from service.models.experiment import Experiment
 from service.models.model import Model
 from service.models.sgiformer import SGIFormer
-from service.transforms.masks import Choice
+from service.transforms.masks import Choice, Masks
 from service.values import PointCloud, Segmentation
 from tests.models import experiments, families
 from tests.models.clouds import cloud, together
@@ -354,3 +354,21 @@ def test_classes_without_names_are_numbered() -> None:
 def test_a_batch_without_superpoints_is_refused() -> None:
     with pytest.raises(ValueError, match="its network reads superpoints, and the batch has none"):
         SGIFormer(Linear(), DECODER, **HEAD).eval()(cloud(20, 5, 6, 0))
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_masks_that_are_the_same_leave_one_object_and_take_none_with_them(copies: int) -> None:
+    """Their overlap comes out as 1 and a little more, or as 1, by rounding."""
+    rules = Masks(most=20, least_score=0.0, least_voxels=1, least_share=0.5, suppress=True)
+    voxels = torch.full((60,), 10)
+    for seed in range(40):
+        random = torch.Generator().manual_seed(seed)
+        one = torch.where(torch.arange(60) < 20, 15 + 2 * torch.rand(60, generator=random), torch.tensor(-40.0))
+        other = torch.where(torch.arange(60) >= 40, 16.0, -40.0)
+        masks = torch.stack([one] * copies + [other])
+        logits = torch.tensor([[4.0, 0.0]] * copies + [[3.0, 0.0]])
+        found = rules.choose(logits, masks, None, voxels)
+        assert bool(torch.isfinite(found.score).all()) and bool((found.score <= 1).all())
+        told = rules.settle(found, voxels)[:, 0]
+        assert len(told[:20].unique()) == 1 and len(told[40:].unique()) == 1
+        assert told[0] >= 0 and told[50] >= 0 and bool((told[20:40] < 0).all())

@@ -217,6 +217,12 @@ def test_tiles_cover_every_voxel_and_are_small(cells: set[tuple[int, int, int]],
         assert len(made) == 1
 
 
+def test_a_cloud_strewn_over_thousands_of_tiles_is_refused_before_it_is_cut() -> None:
+    strewn = np.random.default_rng(0).integers(0, 2**20, (33_000, 3)).astype(np.int32)
+    with pytest.raises(UnusableCloud, match=r"33000 voxels are strewn .* more than 1024 passes .* stray point"):
+        tiles.split(torch.from_numpy(strewn), 400_000, 8)
+
+
 def test_tiles_have_bounded_edges_and_aligned_origins() -> None:
     coord = room(4000)
     coord[0] = (20_000.0, 0, 0)
