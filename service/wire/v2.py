@@ -6,6 +6,7 @@ model configuration and model repository extensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,8 +132,10 @@ def _inputs(given: Any, binary_bytes: int, max_points: int) -> dict[str, Tensor]
     start = 0
     for entry in given:
         name = entry.get("name")
+        if not isinstance(name, str):
+            raise MalformedRequest(f"the name of an input must be a text; there are: {', '.join(INPUTS)}")
         if name not in INPUTS:
-            raise MalformedRequest(f"there is no input {str(name)[:60]!r}; there are: {', '.join(INPUTS)}")
+            raise MalformedRequest(f"there is no input {name[:60]!r}; there are: {', '.join(INPUTS)}")
         if name in found:
             raise MalformedRequest(f"there are two inputs {name}")
         found[name], start = _input(name, entry, start)
@@ -189,7 +192,7 @@ def _numbers(name: str, data: Any, datatype: str, shape: list[int]) -> NDArray[A
         array = np.array(data)
     except (ValueError, OverflowError):
         raise MalformedRequest(f"input {name}: the rows of data are not of the same length, or no numbers") from None
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if array.size != count:
         raise MalformedRequest(f"input {name} of the shape {shape} takes {count} numbers; data has {array.size}")
     if array.size and array.dtype.kind not in "iuf":

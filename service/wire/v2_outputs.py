@@ -72,15 +72,17 @@ def _task(given: Any, offered: Offers, binary: bool) -> tuple[str, dict[str, boo
     wanted: dict[str, bool] = {}
     for entry in given:
         name = entry.get("name")
+        names = dict.fromkeys(name for outputs in offered.values() for name in outputs)
+        if not isinstance(name, str):
+            raise MalformedRequest(f"the name of an output must be a text; there are: {', '.join(names)}")
         if not any(name in outputs for outputs in known.values()):
-            names = dict.fromkeys(name for outputs in offered.values() for name in outputs)
-            raise MalformedRequest(f"there is no output {str(name)[:60]!r}; there are: {', '.join(names)}")
+            raise MalformedRequest(f"there is no output {name[:60]!r}; there are: {', '.join(names)}")
         parameters = entry.get("parameters")
         if not isinstance(parameters, dict | None):
             raise MalformedRequest(f"parameters of output {name} must be a JSON object")
         for unknown in (parameters or {}).keys() & {"classification", "shared_memory_region"}:
             raise MalformedRequest(f"output {name}: {unknown} is not served")
-        wanted[str(name)] = bool((parameters or {}).get("binary_data", binary))
+        wanted[name] = bool((parameters or {}).get("binary_data", binary))
     for task, outputs in known.items():
         if wanted.keys() <= outputs.keys():
             return task, wanted
