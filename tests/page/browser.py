@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ class Page:
     def load(self) -> None:
         self.chrome.get(self.url + "/")
         self.wait(lambda: self["model"].is_enabled() or self["key-section"].is_displayed())
+
+    @contextmanager
+    def beginning(self, script: str) -> Iterator[None]:
+        """Load the page so that a script runs before its own."""
+        own = self.cdp("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+        try:
+            self.load()
+            yield
+        finally:
+            self.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=own)
 
     def __getitem__(self, id: str) -> WebElement:
         return self.chrome.find_element(By.ID, id)

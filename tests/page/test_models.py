@@ -26,8 +26,23 @@ def ball(folder: Path) -> Path:
     return path
 
 
-def told(page: Page) -> None:
-    """Wait for an answer without a picture."""
+OF_SETS = """
+const fetchAsItIs = window.fetch;
+window.sets = {ScanNet: ["wall", "floor"], S3DIS: ["ceiling"]};
+window.fetch = async (...asked) => {
+  const answer = await fetchAsItIs(...asked);
+  if (asked[0] !== "/v1/models") return answer;
+  const said = await answer.json();
+  for (const card of said.models)
+    if (card.name !== "sonata") card.about = {...card.about, conditions: window.sets};
+  return new Response(JSON.stringify(said));
+};"""
+"""All models but the encoder are of several data sets, as their cards would say it."""
+
+
+def told(page: Page, heading: str = "") -> None:
+    """Wait for an answer without a picture, and one that begins so: the work before it may be too short to be seen."""
+    page.wait(lambda: page["told"].text.startswith(heading))
     page.wait(lambda: page.data("state") == "told" and not page["progress"].is_displayed())
 
 
@@ -48,6 +63,31 @@ def test_models_stand_under_what_they_give(page: Page) -> None:
         assert max(note.count(words) for words in ("PT-v3", "SpUNet-v1m1", "classes")) == 1, note
     assert offered == {"parcels": ["scores", "tta", "units"], "shapes": [], "sonata": []}
     assert page["promise"].text == "Each of its points is given features, for you to take home."
+
+
+def test_the_data_sets_of_a_model(page: Page) -> None:
+    def offered() -> list[str]:
+        found: list[str] = page.js("return [...arguments[0].options].map((one) => one.value)", page["condition"])
+        return found
+
+    def ask_anew(*sets: str) -> str:
+        """Return what is chosen after the page has asked for the models once more."""
+        said = json.dumps({name: [] for name in sets})  # as a text: the driver would sort the names
+        page.js("window.sets = JSON.parse(arguments[0]); document.getElementById('key-forget').click()", said)
+        page.wait(lambda: offered() == ["", *sets])
+        return str(page["condition"].get_property("value"))
+
+    with page.beginning(OF_SETS):
+        assert page["condition"].is_displayed()
+        assert offered() == ["", "ScanNet", "S3DIS"]
+        Select(page["condition"]).select_by_value("S3DIS")
+        assert "condition=S3DIS" in page.all("#command-list code")[0].get_property("textContent")
+        Select(page["model"]).select_by_value("shapes")
+        assert page["condition"].get_property("value") == "S3DIS"
+        assert ask_anew("Structured3D", "S3DIS") == "S3DIS"
+        assert ask_anew("ScanNet") == ""
+        Select(page["model"]).select_by_value("sonata")
+        assert not page["condition"].is_displayed() and offered() == [""]
 
 
 def test_a_classifier(page: Page, services: tuple[Service, Service], ball: Path, tmp_path: Path) -> None:
@@ -107,11 +147,11 @@ def test_each_warning_is_a_sentence_of_its_own(page: Page, services: tuple[Servi
     coord[:10] = np.nan
     path = ball.with_name("columns.txt")
     np.savetxt(path, np.c_[coord, color, normal])
-    said = services[0].post("/v1/classify?model=shapes&filename=columns.txt", path.read_bytes()).json()["warnings"]
+    answer = services[0].post("/v1/classify?model=shapes&filename=columns.txt", path.read_bytes()).json()
+    said = answer["warnings"]
     assert len(said) > 1 and any(", " in sentence for sentence in said)
-    for model in ("shapes", "sonata"):
+    for model, heading in (("shapes", answer["name"]), ("sonata", "Features of ")):
         Select(page["model"]).select_by_value(model)
         page["file"].send_keys(str(path))
-        page.wait(lambda: page.data("state") == "working")
-        told(page)
+        told(page, heading)
         assert [row.text for row in page.all("#warnings li")] == said

@@ -73,7 +73,8 @@ async function label(file, chosen, signal) {
   if (found.measurement || !found.cloud.has.instance) return found;
   // The model was not loaded when the page asked for its card, so that nobody knew.
   const measurement = await measure(file, chosen, signal);
-  await models.load();
+  // Without the new card the next file takes the same two requests: no reason to lose what was found.
+  await models.load().catch(() => {});
   return { ...found, measurement, table: null };
 }
 

@@ -90,9 +90,12 @@ export class Models {
     const facts = [...more, `voxels of ${+(card.grid_size * 1000).toPrecision(3)} mm`].join(", ");
     const failed = card.state === "failed" ? ` It cannot be used: ${card.reason}` : "";
     element("model-note").textContent = `${card.title}. ${facts[0].toUpperCase()}${facts.slice(1)}.${failed}`;
-    const conditions = Object.values(card.about?.conditions ?? []);
+    const conditions = Object.keys(card.about?.conditions ?? {});
     const choices = conditions.map((name) => make("option", { value: name, textContent: name }));
-    element("condition").replaceChildren(make("option", { value: "", textContent: "as it is configured" }), ...choices);
+    const select = element("condition");
+    const before = select.value;
+    select.replaceChildren(make("option", { value: "", textContent: "as it is configured" }), ...choices);
+    select.value = conditions.includes(before) ? before : "";
     show(element("condition-field"), conditions.length > 0);
     const task = taskOf(card);
     element("promise").textContent = card.objects ? BOXES_PROMISE : PROMISES[task];

@@ -52,7 +52,13 @@ function filesOfBoxes({ file, stem, options, measurement, table }) {
   const drawn = (output) =>
     fetchFile("/v1/measure", file, query(file, options, { output, units: options.units }), `${stem}_boxes.${output}`);
   return [
-    { word: "boxes.csv", text: "Boxes, CSV", about: "sizes of the boxes", fetch: async () => ({ blob: table, name: `${stem}_boxes.csv` }) },
+    {
+      word: "boxes.csv",
+      text: "Boxes, CSV",
+      about: "sizes of the boxes",
+      // There is none where labels and boxes came in two answers.
+      fetch: table ? async () => ({ blob: table, name: `${stem}_boxes.csv` }) : () => drawn("csv"),
+    },
     {
       word: "boxes.json",
       text: "Boxes, JSON",
