@@ -9,6 +9,9 @@ import gunicorn.http.wsgi
 
 from service.web.body import SEND_S
 
+SLICE_BYTES = 1 << 20
+"""Each has its own limit: an answer of hundreds of them may take long, as long as they are taken steadily."""
+
 
 class Sent(gunicorn.http.wsgi.Response):
     """Gunicorn's response, written to a socket in blocking mode.
@@ -52,10 +55,12 @@ class Sent(gunicorn.http.wsgi.Response):
     def _emit_body(self, data: bytes) -> None:
         if self.chunked:
             self._send(b"%X\r\n" % len(data), data, b"\r\n")
-        else:
-            self._send(data)
+            return
+        whole = memoryview(data)
+        for start in range(0, len(whole), SLICE_BYTES):
+            self._send(whole[start : start + SLICE_BYTES])
 
-    def _send(self, *parts: bytes) -> None:
+    def _send(self, *parts: bytes | memoryview) -> None:
         """Send the head, where it was kept, and these.
 
         Raises:
