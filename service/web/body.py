@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import IO
 
@@ -23,16 +23,18 @@ from service.errors import DeadlineExceeded, MalformedRequest, ServiceError, Too
 from service.web import direct
 from service.web.inflate import Inflated
 from service.web.patience import Patience
+from service.web.threads import TAKE_S, afterwards, limit_sending
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 4096
 DRAIN_S = 60.0
 SEND_S = 300.0
+"""How long a piece of a labelled cloud may take. Who sends it is woken when a third of the kernel's buffer is free: on
+the slowest links that takes longer than what other answers get."""
 STALL_S = 30.0
 """Longest wait for the next bytes of a body: a client that has gone silent holds a thread no longer."""
 MAX_FORM_BYTES = 4 << 20  # more than a piece that the parser takes at a time
 FILE_FIELD = "file"
-_SEND_LIMIT = struct.pack("@ll", int(SEND_S), 0)  # a struct timeval
 _patience = Patience()
 _pool = Pool()
 
@@ -236,7 +238,7 @@ def _filename(request: Request) -> str | None:
 
 @contextmanager
 def _bounded(request: Request, deadline: float, timed: bool = True) -> Iterator[None]:
-    """A client that stops in the middle of its body, or of the answer, must not hold a thread for ever.
+    """A client that stops in the middle of its body must not hold a thread for ever. The answer gets more time.
 
     Args:
         request: what is read.
@@ -247,7 +249,8 @@ def _bounded(request: Request, deadline: float, timed: bool = True) -> Iterator[
     if not isinstance(connection, socket.socket):
         yield
         return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_LIMIT)
+    limit_sending(connection, SEND_S)
+    afterwards(partial(_limit_again, connection))
     if timed:
         connection.settimeout(max(0.1, min(deadline - time.monotonic(), STALL_S)))
     try:
@@ -256,6 +259,12 @@ def _bounded(request: Request, deadline: float, timed: bool = True) -> Iterator[
     finally:
         if timed:
             connection.settimeout(None)
+
+
+def _limit_again(connection: socket.socket) -> None:
+    """Give the connection's next answer as much time as any."""
+    with suppress(OSError):  # it may be closed
+        limit_sending(connection, TAKE_S)
 
 
 def drain(request: Request, body: IO[bytes] | _Counted, max_bytes: int, seconds: float = DRAIN_S) -> None:

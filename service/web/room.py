@@ -12,6 +12,7 @@ from werkzeug.wsgi import get_input_stream
 from service.errors import Overloaded
 from service.settings import Settings
 from service.web.body import drain
+from service.web.threads import afterwards
 
 LABELLING = {"segment.segment", "measure.measure", "summary.classify", "summary.embed", "v2.infer"}
 DRAIN_S = 5.0
@@ -74,6 +75,13 @@ def _enter() -> None:
 
 def _leave(_error: BaseException | None) -> None:
     entered = g.pop("entered", None)
-    if entered is not None:
-        room: Room = current_app.extensions["room"]
+    if entered is None:
+        return
+    room: Room = current_app.extensions["room"]
+
+    def leave() -> None:
         room.leave(time.monotonic() - entered)
+
+    # The thread is not free before the client has taken the answer. (call_on_close is not called for every answer.)
+    if not afterwards(leave):
+        leave()

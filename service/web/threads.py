@@ -1,5 +1,5 @@
-"""Gunicorn's threads: how long requests wait for one, how long a client may take for a request's header, and who takes
-the next request of a connection."""
+"""Gunicorn's threads: how long requests wait for one, how long a client may take for a request's header or to take its
+answer, and who takes the next request of a connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
+
+from gunicorn import util
 
 from service.web.patience import Patience
 
@@ -18,6 +21,11 @@ NEXT_S = 0.03
 """A thread waits so long for the next request of the connection that it has just answered: else the connection goes
 back to gunicorn's main thread and, with its next request, to some thread again: three changes of threads."""
 NEXT_BYTES = 1 << 13
+TAKE_S = 60.0
+"""Longest time in which a client may take nothing of its answer: one that never reads would hold a thread for ever."""
+LINGER_S = 0.5
+"""A thread waits so long for the client's end of a connection that it has closed at its own: closed at both, what the
+client still sends would be refused, and with that the rest of the answer lost."""
 _NEXT, _UNLIMITED = struct.pack("@ll", 0, int(NEXT_S * 1e6)), struct.pack("@ll", 0, 0)  # struct timeval
 _patience = Patience()
 _own = threading.local()
@@ -29,32 +37,70 @@ def waited_s() -> float:
     return found
 
 
+def afterwards(call: Callable[[], object]) -> bool:
+    """Have something called once the answer to the request that this thread handles is sent, or cannot be.
+
+    Returns:
+        Whether that will be done: False in threads that are not gunicorn's.
+    """
+    calls: list[Callable[[], object]] | None = getattr(_own, "calls", None)
+    if calls is None:
+        return False
+    calls.append(call)
+    return True
+
+
+def limit_sending(connection: socket.socket, seconds: float) -> None:
+    """Have calls that send on a connection in blocking mode come back after so many seconds."""
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))  # struct timeval
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
 def time_waits(worker: Any) -> None:
-    """Have a gthread worker note how long each request waits for a thread, and its threads go on with a connection."""
+    """Have a gthread worker note how long each request waits for a thread, and its threads go on with a connection.
+
+    The threads close connections too: gunicorn waits for the clients' ends, one after the other, in the thread that
+    accepts connections and tells that the process lives.
+    """
     enqueue, handle = worker.enqueue_req, worker.handle
     waiting: deque[Any] = deque()
 
     def enqueue_timed(conn: Any) -> None:
         if not conn.initialized:
             conn.sock = _Steady.of(conn.sock)
+            limit_sending(conn.sock, TAKE_S)
         conn.queued = time.monotonic()
         waiting.append(conn)
         enqueue(conn)
 
+    def handle_one(conn: Any) -> Any:
+        _own.calls = []
+        try:
+            return handle(conn)
+        finally:
+            calls, _own.calls = _own.calls, None
+            for call in calls:
+                call()
+
     def handle_timed(conn: Any) -> Any:
         waiting.popleft()
         _own.waited_s = time.monotonic() - conn.queued
-        kept = handle(conn)
+        kept = handle_one(conn)
         while kept is True and worker.alive and not waiting and _goes_on(conn):
             _own.waited_s = 0.0
-            kept = handle(conn)
+            kept = handle_one(conn)
+        if kept is False and isinstance(conn.sock, _Steady):
+            util.close_graceful(conn.sock, LINGER_S)
         return kept
 
     worker.enqueue_req, worker.handle = enqueue_timed, handle_timed
 
 
 class _Steady(socket.socket):
-    """A connection that tells the kernel what has changed only: gunicorn says twice a request that it is to wait."""
+    """A connection that tells the kernel what has changed only: gunicorn says twice a request that it is to wait.
+
+    And nothing once it is closed: of the error gunicorn would count a closed connection twice.
+    """
 
     __slots__ = ()
 
@@ -67,7 +113,7 @@ class _Steady(socket.socket):
         return made
 
     def settimeout(self, value: float | None) -> None:
-        if value != self.gettimeout():
+        if value != self.gettimeout() and self.fileno() >= 0:
             super().settimeout(value)
 
     def setblocking(self, flag: bool) -> None:
