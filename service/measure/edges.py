@@ -14,6 +14,8 @@ _LEAST_STRIPS = 4
 _TRIM = 0.08
 _LEAST_MARGIN_M = 0.005
 _OUTERMOST = 95
+_LEAST_SPREAD_M = 1e-6
+"""Metres: strips that all end in the same place, of a cloud without noise, are no surer than files' numbers."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def settle(strips: Strips, free: Mask, noise: float) -> Edge | None:
         return None
     along, kept = along[good], top[good]
     position = float(np.median(kept))
-    spread = 1.4826 * float(np.median(np.abs(kept - position))) + 0.2 * strips.gap
+    spread = max(1.4826 * float(np.median(np.abs(kept - position))) + 0.2 * strips.gap, _LEAST_SPREAD_M)
     away = along - along.mean()
     extent = float((away**2).sum())
     slope = float((away * (kept - kept.mean())).sum() / extent) if extent > 0 else 0.0

@@ -56,20 +56,21 @@ def measure(coord: NDArray[np.float64], segmentation: Segmentation, frame: Frame
     """Return the boxes of a cloud.
 
     Args:
-        coord: (N, 3) metres; rows may be NaN.
+        coord: (N, 3) metres; rows that are NaN or all zero, as depth cameras write pixels without depth, are no points.
         segmentation: with `instance`.
         frame: the file's.
     """
     assert segmentation.instance is not None
-    valid = np.isfinite(coord).all(axis=1)
+    valid = np.isfinite(coord).all(axis=1) & (coord != 0).any(axis=1)
     coord, owner = coord[valid], segmentation.instance[valid].astype(np.int64)
-    zero = np.zeros(3) if frame.viewpoint is None else np.asarray(frame.viewpoint, np.float64) * frame.metres_per_unit
-    sight = sights.view(coord - zero, owner) if len(coord) else None
+    said = frame.viewpoint is not None
+    zero = np.asarray(frame.viewpoint, np.float64) * frame.metres_per_unit if said else np.zeros(3)
+    sight = sights.view(coord - zero, owner, said) if len(coord) and frame.one_sensor else None
     if sight is None and len(coord):
         zero = coord.mean(axis=0)
     coord = coord - zero
     rest, boxes = coord[owner < 0], coord[owner >= 0]
-    wanted = None if frame.up is None else np.asarray(frame.up, np.float64) / np.linalg.norm(frame.up)
+    wanted = None if frame.up is None else _unit(frame.up)
     plane = support.find(rest, boxes, owner[owner >= 0], wanted)
     up = wanted if plane is None else plane.normal
     warnings = _warnings(segmentation, plane)
@@ -82,6 +83,14 @@ def measure(coord: NDArray[np.float64], segmentation: Segmentation, frame: Frame
         None if plane is None else _describe(plane, rest, zero, frame),
         tuple(warnings),
     )
+
+
+def _unit(direction: Sequence[float]) -> Floats:
+    """Return a direction (3,) at length 1, whatever its own, whose square may be no number."""
+    found = np.asarray(direction, np.float64)
+    found = found / np.abs(found).max()
+    unit: Floats = found / np.linalg.norm(found)
+    return unit
 
 
 def _warnings(segmentation: Segmentation, plane: Plane | None) -> list[str]:

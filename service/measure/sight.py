@@ -22,6 +22,10 @@ _BIN, _COVERED, _SHORT = 6.0, 0.6, 12.0
 """Pixels of a stretch of the outline, the share of such stretches that have points where the view ends, and the pixels
 below which a line is too short to be its end."""
 _ALIGNED = float(np.cos(np.radians(2)))
+_REACH_M = 15.0
+"""Metres beyond which no depth camera sees half of its points: such a cloud's zero is where its maker put it."""
+_NARROWEST = 1e-6
+"""Least extent of an image in its other one: a line is none, and rounding makes lines this wide."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +76,24 @@ class Sight:
         return own[:, :2] / depth[:, None], depth
 
 
-def view(coord: Floats, owner: Rows) -> Sight | None:
+def view(coord: Floats, owner: Rows, said: bool = False) -> Sight | None:
     """Return the image of points (n, 3) as seen from zero; None where no sensor stood there, it seems.
 
-    A sensor has all points in a cone before it, and sees one surface in each direction.
+    A sensor has all points in a cone before it, none beyond its reach, and sees one surface in each direction.
 
     Args:
         coord: (n, 3) metres. owner: (n,) the object that each is of, -1: none.
+        said: whether the user says that the sensor stood there, so that how far it reaches is known to be enough.
     """
+    # A point where the sensor stood lies in no direction.
+    ahead = np.linalg.norm(coord, axis=1) > 0
+    coord, owner = coord[ahead], owner[ahead]
     step = max(1, len(coord) // _SAMPLE)
     sample = coord[::step]
     distance = np.linalg.norm(sample, axis=1)
     if len(sample) < 100 or np.percentile(distance, 1) < 0.05:
+        return None
+    if not said and np.median(distance) > _REACH_M:
         return None
     direction = sample / distance[:, None]
     forward = direction.mean(axis=0)
@@ -101,6 +111,8 @@ def view(coord: Floats, owner: Rows) -> Sight | None:
         return None
     place = own[:, :2] / depth[:, None]
     low, high = place.min(axis=0), place.max(axis=0)
+    if not (high - low).min() > _NARROWEST * (high - low).max():
+        return None
     if _layers(place, depth, low, high) > _MANY_LAYERS:
         return None
     pixel = _pixel(place)
