@@ -168,6 +168,9 @@ def measure(
         Units | None, typer.Option(help="Unit of the coordinates; metres or millimetres by the cloud's size.")
     ] = None,
     up: Annotated[str | None, typer.Option(help="x,y,z of the direction away from what the boxes stand on.")] = None,
+    viewpoint: Annotated[
+        str | None, typer.Option(help="x,y,z of where the sensor stood; none: a cloud merged of several views.")
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="Format of the files, where names and contents do not say.")
     ] = None,
@@ -181,7 +184,8 @@ def measure(
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     form = "json" if json else "csv" if csv else "table"
-    job = command.Job(form, output, format, model, units.value if units else None, command.direction(up))
+    towards, eye = command.direction(up), command.place(viewpoint)
+    job = command.Job(form, output, format, model, units.value if units else None, towards, eye)
     if url is not None:
         failed = command.measure_remotely(files, job, url, _settings(api_key=api_key).api_key)
     else:

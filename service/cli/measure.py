@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import rich.box
 from rich.console import Console
@@ -41,6 +42,7 @@ class Job:
     model: str | None = None
     units: str | None = None
     up: tuple[float, ...] | None = None
+    viewpoint: tuple[float, ...] | Literal["none"] | None = None
 
 
 Measure = Callable[[Path, BinaryIO | None, str], dict[str, Any]]
@@ -55,20 +57,48 @@ def direction(text: str | None) -> tuple[float, ...] | None:
     """
     if text is None:
         return None
+    values = _three(text)
+    if not any(values):
+        raise MalformedRequest(f"--up is {text!r}; it must be three numbers with commas between them, as 0,0,1")
+    return values
+
+
+def place(text: str | None) -> tuple[float, ...] | Literal["none"] | None:
+    """Return the numbers of "x,y,z", or none where there is no such place.
+
+    Raises:
+        MalformedRequest: it is neither.
+    """
+    if text is None:
+        return None
+    if text == "none":
+        return "none"
+    values = _three(text)
+    if not values:
+        raise MalformedRequest(
+            f"--viewpoint is {text!r}; it must be none or three numbers with commas between them, as 0,0,0"
+        )
+    return values
+
+
+def _three(text: str) -> tuple[float, ...]:
+    """Return three finite numbers; none where the text has others."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        values = ()
-    if len(values) != 3 or not any(values):
-        raise MalformedRequest(f"--up is {text!r}; it must be three numbers with commas between them, as 0,0,1")
-    return values
+        return ()
+    return values if len(values) == 3 and all(map(math.isfinite, values)) else ()
+
+
+def _joined(values: tuple[float, ...] | Literal["none"] | None) -> str | None:
+    return ",".join(map(repr, values)) if isinstance(values, tuple) else values
 
 
 def measure_remotely(files: Sequence[Path], job: Job, url: str, api_key: str = "") -> int:
     """Measure files through the service at `url`; return how many failed."""
     remote = Remote(url, api_key=api_key)
-    up = ",".join(f"{value:g}" for value in job.up) if job.up else None
-    options = {"format": job.format, "model": job.model, "units": job.units, "up": up}
+    options = {"format": job.format, "model": job.model, "units": job.units}
+    options |= {"up": _joined(job.up), "viewpoint": _joined(job.viewpoint)}
     query = {name: value for name, value in options.items() if value is not None}
 
     def ask(path: Path, drawing: BinaryIO | None, form: str) -> dict[str, Any]:
@@ -106,7 +136,9 @@ def _measure_here(
             if segmentation.instance is None:
                 raise MalformedRequest(f"the model {model} tells no objects apart, so that there is nothing to measure")
             taken = segmentation.metres_per_unit if unit is None else 1.0
-            frame = {"metres_per_unit": unit or taken, "up": job.up}
+            eye = None if job.viewpoint == "none" else job.viewpoint
+            frame = {"metres_per_unit": unit or taken, "up": job.up, "viewpoint": eye}
+            frame["one_sensor"] = job.viewpoint != "none"
             measured, drawn = engine.measure(cloud, segmentation, frame, deadline, to_metres=taken, drawing=form)
     finally:
         os.close(body)

@@ -36,7 +36,7 @@ class MeasureQuery(CloudQuery):
     viewpoint: str | None = Field(
         None,
         description="x,y,z of where the sensor stood, in the file's frame; 0,0,0 when absent and the points look like "
-        "it.",
+        "it; none: the cloud is of no single sensor, as one merged of several views.",
     )
     labels: Flag = Field(False, description="Also return each point's class and object.")
 
@@ -50,7 +50,9 @@ class MeasureQuery(CloudQuery):
     @field_validator("up", "viewpoint")
     @classmethod
     def _three_numbers(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and not any(_triple(value)) and info.field_name == "up":
+        if value is None or (value == "none" and info.field_name == "viewpoint"):
+            return value
+        if not any(_triple(value)) and info.field_name == "up":
             raise ValueError("it must be a direction, and not zero")
         return value
 
@@ -68,10 +70,12 @@ class MeasureQuery(CloudQuery):
 
     def frame(self, metres_per_unit: float) -> dict[str, Any]:
         """Return the fields of `service.measure.Frame`."""
+        said = self.viewpoint is not None and self.viewpoint != "none"
         return {
             "metres_per_unit": metres_per_unit,
             "up": None if self.up is None else _triple(self.up),
-            "viewpoint": None if self.viewpoint is None else _triple(self.viewpoint),
+            "viewpoint": _triple(self.viewpoint or "") if said else None,
+            "one_sensor": self.viewpoint != "none",
         }
 
     def form(self, accepted: list[str]) -> str:

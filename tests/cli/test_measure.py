@@ -15,8 +15,9 @@ from tests.cli.conftest import POINTS, Demo, pointserve
 
 
 def test_here_and_remotely_agree(demo: Demo, sample: Path, tmp_path: Path) -> None:
-    here = pointserve("measure", sample, "-o", tmp_path / "here.ply", "--json")
-    there = pointserve("measure", sample, "-o", tmp_path / "there.png", "--json", "--url", demo.url)
+    said = ("--json", "--viewpoint", "none")
+    here = pointserve("measure", sample, "-o", tmp_path / "here.ply", *said)
+    there = pointserve("measure", sample, "-o", tmp_path / "there.png", *said, "--url", demo.url)
     assert here.returncode == there.returncode == 0, here.stderr + there.stderr
     (one,), (other,) = json.loads(here.stdout), json.loads(there.stdout)
     assert one["file"] == str(sample) and one["boxes"] == other["boxes"]
@@ -46,6 +47,8 @@ def test_what_is_wrong_is_said(demo: Demo, sample: Path, tmp_path: Path) -> None
     [
         (("-o", "boxes.obj"), ".ply or .png"),
         (("--up", "0,0"), "--up"),
+        (("--up", "nan,0,1"), "--up"),
+        (("--viewpoint", "0,0"), "--viewpoint"),
         (("--json", "--csv"), "exclude each other"),
         (("--units", "inch"), "inch"),
     ],

@@ -118,6 +118,14 @@ def test_up(service: Service) -> None:
     assert measured(body)[0]["height_m"] == pytest.approx(0.2, abs=0.01)
 
 
+def test_zeros_for_pixels_without_depth_and_views_of_no_single_sensor(service: Service) -> None:
+    scene = np.concatenate([[[0.0, 0, 0]], clouds.parcel_scene() + [0, 0, 2.0]])
+    for query in ("up=0,0,1e200", "up=1e-200,0,0", "viewpoint=none", "viewpoint=0,0,0"):
+        response = service.post(f"/v1/measure?{query}", clouds.as_npz(scene))
+        assert response.status_code == 200, response.text
+        assert response.json()["points"] == len(scene)
+
+
 def test_a_scene_without_boxes(service: Service) -> None:
     scene = clouds.parcel_scene()
     body = service.post("/v1/measure", clouds.as_npz(scene[scene[:, 2] < 0.01])).json()
@@ -247,6 +255,8 @@ def test_warnings_of_a_file_can_be_told_apart(service: Service) -> None:
         ("up=0,0,0", "'up'"),
         ("up=a,b,c", "'up'"),
         ("viewpoint=1,2", "'viewpoint'"),
+        ("viewpoint=nowhere", "'viewpoint'"),
+        ("up=none", "'up'"),
         ("output=las", "'output'"),
         ("units=mm&scale=1", "units and scale"),
         ("nothing=1", "'nothing' is unknown"),
