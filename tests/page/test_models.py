@@ -81,7 +81,7 @@ def test_the_data_sets_of_a_model(page: Page) -> None:
         assert page["condition"].is_displayed()
         assert offered() == ["", "ScanNet", "S3DIS"]
         Select(page["condition"]).select_by_value("S3DIS")
-        assert "condition=S3DIS" in page.all("#command-list code")[0].get_property("textContent")
+        assert "condition=S3DIS" in page.all("#command-list code")[0].text
         Select(page["model"]).select_by_value("shapes")
         assert page["condition"].get_property("value") == "S3DIS"
         assert ask_anew("Structured3D", "S3DIS") == "S3DIS"
