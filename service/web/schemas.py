@@ -40,7 +40,9 @@ class CloudQuery(BaseModel):
         max_length=100,
     )
     columns: str | None = Field(
-        None, description="Columns of a text file, separated by commas: x,y,z,red,green,blue,intensity,nx,ny,nz,..."
+        None,
+        description="Columns of a text file, separated by commas: x,y,z,red,green,blue,intensity,nx,ny,nz,...",
+        max_length=4000,
     )
     separator: str | None = Field(
         None, description="Separator of a text file: space, tab, comma, semicolon.", max_length=16

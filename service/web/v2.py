@@ -16,7 +16,7 @@ from flask import Response, current_app, g, request
 from service import __version__
 from service.engine import shared
 from service.engine.client import DecodedCloud, EngineClient
-from service.errors import MalformedRequest, NotReady, UnknownModel
+from service.errors import DeadlineExceeded, MalformedRequest, NotReady, UnknownModel
 from service.settings import Settings
 from service.values import Answer
 from service.web import client, statistics
@@ -27,6 +27,7 @@ from service.wire import v2, v2_outputs
 
 blueprint = APIBlueprint("v2", __name__, tag="Open Inference Protocol", url_prefix="/v2")
 MANY_JSON_BYTES = 1 << 20
+LONGEST_CONDITION = 100
 # JSON becomes Python objects of several times its size: large ones are decoded one at a time.
 _large_json = threading.Lock()
 
@@ -161,7 +162,7 @@ def infer(name: str, version: str | None = None) -> Response:
         watch.lap("receive")
         g.format, g.model = "v2", _choose(name, version)
         offered = v2_outputs.offers(find_model(_engine(), g.model))
-        wanted = _decode(upload, head_bytes or upload.size, settings.max_points, offered)
+        wanted = _decode(upload, head_bytes or upload.size, settings.max_points, offered, deadline)
         with _cloud(upload, wanted, head_bytes) as cloud:
             watch.lap("read")
             result = _answer(cloud, g.model, min(deadline, _timeout(wanted)), wanted)
@@ -192,7 +193,9 @@ def _head_bytes() -> int:
     return int(given)
 
 
-def _decode(upload: Upload, head_bytes: int, max_points: int, offered: v2_outputs.Offers) -> v2.InferRequest:
+def _decode(
+    upload: Upload, head_bytes: int, max_points: int, offered: v2_outputs.Offers, deadline: float
+) -> v2.InferRequest:
     if head_bytes > upload.size:
         raise MalformedRequest(f"{v2.HEADER} is {head_bytes}, but the body has {upload.size} bytes")
     size = min(head_bytes, v2.MAX_JSON_BYTES + 1)  # more is refused, and need not be read for that
@@ -202,8 +205,13 @@ def _decode(upload: Upload, head_bytes: int, max_points: int, offered: v2_output
 
     if size < MANY_JSON_BYTES:
         return decode()
-    with _large_json:
+    left = deadline - time.monotonic()
+    if not _large_json.acquire(timeout=min(max(0.0, left), threading.TIMEOUT_MAX)):
+        raise DeadlineExceeded("the request's deadline passed while its JSON waited to be decoded; send binary data")
+    try:
         return decode()
+    finally:
+        _large_json.release()
 
 
 def _cloud(upload: Upload, wanted: v2.InferRequest, head_bytes: int) -> DecodedCloud:
@@ -235,6 +243,10 @@ def _answer(cloud: DecodedCloud, model: str, deadline: float, wanted: v2.InferRe
     condition = wanted.parameters.get("condition")
     if condition is not None and not isinstance(condition, str):
         raise MalformedRequest("parameter condition must be a text, the name of one of the model's data sets")
+    if condition is not None and len(condition) > LONGEST_CONDITION:
+        raise MalformedRequest(
+            f"parameter condition has {len(condition)} letters; a name of a data set has at most {LONGEST_CONDITION}"
+        )
     return _engine().segment(cloud, model, deadline, scores=scores, condition=condition, **calls)
 
 

@@ -163,6 +163,7 @@ def test_what_is_no_message_closes_the_channel(data: bytes) -> None:
 
 def test_what_is_too_long_is_refused_before_a_byte_of_it_is_sent(ends: tuple[Channel, Channel]) -> None:
     left, right = ends
+    left.limit_sends(5)  # a test that fails does not hang
     longest = {"text": "x" * (MAX_MESSAGE_BYTES - len('{"text":""}'))}
     with pytest.raises(InternalError, match=f"{MAX_MESSAGE_BYTES + 1} bytes"):
         left.send({"text": longest["text"] + "x"})
@@ -174,6 +175,7 @@ def test_what_is_too_long_is_refused_before_a_byte_of_it_is_sent(ends: tuple[Cha
 
 def test_a_reply_that_is_too_long_is_an_error_of_its_own(ends: tuple[Channel, Channel]) -> None:
     left, right = ends
+    left.limit_sends(5)
     talk = Conversation(left)
     reader, writer = os.pipe()
     talk.answer({"text": "x" * MAX_MESSAGE_BYTES}, [writer])
