@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from service.engine.channel import ChannelStuck, Message
 from service.engine.scheduler import Scheduler
 from service.errors import DeadlineExceeded, FatalCloud, InternalError, NotReady, Overloaded, UnusableCloud
 from tests.engine.fakes import FakeDevice, closed, job, wait_for
@@ -237,49 +236,6 @@ def test_what_is_forgiven_is_the_cloud_and_not_what_lies_in_its_memory_afterward
         wait_for(lambda starts=starts: device.names()[-2:] == [starts] * 2)  # type: ignore[misc]
         device.answer(starts)
         assert one.future.result(5)
-
-
-def test_a_worker_that_takes_no_messages_is_ended_and_its_jobs_run_again(
-    scheduler: Scheduler, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = job(1), job(2)
-    submit(scheduler, first)
-    send, endings = device.send, []
-
-    def stick(message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        monkeypatch.setattr(device, "send", send)
-        raise ChannelStuck("full")
-
-    monkeypatch.setattr(device, "send", stick)
-    monkeypatch.setattr(device, "kill", lambda why: (endings.append(why), device.die(why)))
-    submit(scheduler, second)
-    wait_for(lambda: device.starts == 2)
-    assert endings == ["killed because it took no messages"]
-    for one, names in ((second, [1, 2]), (first, [1, 2, 1])):  # one by one
-        wait_for(lambda names=names: device.names() == names)  # type: ignore[misc]
-        device.answer(names[-1])
-        assert one.future.result(5)
-        wait_for(lambda one=one: closed(one))  # type: ignore[misc]
-
-
-def test_a_message_that_is_too_long_is_an_error_of_its_own_job(
-    scheduler: Scheduler, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long, good = job("long"), job("good")
-    send = device.send
-
-    def refuse(message: Message, descriptors: tuple[int, ...] = ()) -> None:
-        if message["name"] == "long":
-            raise InternalError("too long")
-        send(message, descriptors)
-
-    monkeypatch.setattr(device, "send", refuse)
-    submit(scheduler, long, good)
-    with pytest.raises(InternalError, match="too long"):
-        long.future.result(5)
-    device.answer("good")
-    assert good.future.result(5)
-    assert closed(long) and device.starts == 1
 
 
 def test_kills_from_outside_are_hardly_held_against_a_cloud(scheduler: Scheduler, device: FakeDevice) -> None:
