@@ -256,5 +256,5 @@ def _timeout(wanted: v2.InferRequest) -> float:
     if given is None:
         return float("inf")
     if type(given) is not int or given <= 0:
-        raise MalformedRequest(f"parameter timeout must be a whole number of microseconds; it is {str(given)[:20]}")
+        raise MalformedRequest(f"parameter timeout must be a whole number of microseconds; it is {v2.said(given)}")
     return time.monotonic() + given / 1e6

@@ -7,6 +7,7 @@ model configuration and model repository extensions.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,6 +118,11 @@ def decode(head: bytes | memoryview, binary_bytes: int, max_points: int, offered
     return InferRequest(inputs, outputs, task, identity, parameters)
 
 
+def said(value: Any) -> str:
+    """Return what a client said, shortened, and however deep its lists are."""
+    return (value if isinstance(value, str) else reprlib.repr(value))[:60]
+
+
 def _object(value: Any, name: str) -> dict[str, Any]:
     if value is None:
         return {}
@@ -162,14 +168,14 @@ def _input(name: str, entry: dict[str, Any], start: int) -> tuple[Tensor, int]:
     datatypes, width, _ = INPUTS[name]
     datatype, shape = entry.get("datatype"), entry.get("shape")
     if datatype not in datatypes:
-        raise MalformedRequest(f"input {name} must be {' or '.join(datatypes)}; its datatype is {str(datatype)[:20]}")
+        raise MalformedRequest(f"input {name} must be {' or '.join(datatypes)}; its datatype is {said(datatype)}")
     extents = list(shape) if isinstance(shape, list) else []
     if width == 1 and len(extents) == 2 and extents[1] == 1:
         extents = extents[:1]
     right = all(type(extent) is int and extent >= 0 for extent in extents)
     if not right or len(extents) != (1 if width == 1 else 2) or (width > 1 and extents[1] != width):
         wanted = "[N]" if width == 1 else f"[N, {width}]"
-        raise MalformedRequest(f"input {name} must have the shape {wanted}; it has {str(shape)[:60]}")
+        raise MalformedRequest(f"input {name} must have the shape {wanted}; it has {said(shape)}")
     size = int(np.dtype(DTYPES[datatype]).itemsize) * extents[0] * width
     parameters = _object(entry.get("parameters"), f"parameters of input {name}")
     binary = parameters.get("binary_data_size")
@@ -179,7 +185,7 @@ def _input(name: str, entry: dict[str, Any], start: int) -> tuple[Tensor, int]:
         raise MalformedRequest(f"input {name} has both data and binary_data_size; one of them is enough")
     if type(binary) is not int or binary != size:
         raise MalformedRequest(
-            f"input {name} of the shape {extents} takes {size} bytes; its binary_data_size is {str(binary)[:20]}"
+            f"input {name} of the shape {extents} takes {size} bytes; its binary_data_size is {said(binary)}"
         )
     return Tensor(datatype, tuple(extents), start=start), start + size
 

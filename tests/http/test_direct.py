@@ -49,10 +49,10 @@ def test_requests_that_follow_at_once_are_told_apart(service: Service) -> None:
     with connect(service) as connection:
         connection.sendall(request_of(short) + request_of(short[:100]) + request_of(short))
         statuses = []
-        for _ in range(3):
-            answer = answer_of(connection)
-            answer.read()
-            statuses.append(answer.status)
+        with connection.makefile("rb") as answers:  # one for all three: it reads ahead
+            for _ in range(3):
+                statuses.append(int(answers.readline().split()[1]))
+                answers.read(int(http.client.parse_headers(answers)["Content-Length"]))
     assert statuses == [200, 400, 200]
 
 

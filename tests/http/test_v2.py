@@ -220,6 +220,9 @@ def one(**changes: Any) -> dict[str, Any]:
     return {"inputs": [{key: value for key, value in tensor.items() if value is not ...}]}
 
 
+DEEP = "a thousand lists"
+"""Stands for lists in lists: as many as Python's own way of writing them down does not bear."""
+
 REFUSALS: dict[str, tuple[Any, int, list[str]]] = {
     "no JSON": (b"\x00\x01", 400, ["character"]),
     "no object": ([1], 400, ["object"]),
@@ -227,6 +230,10 @@ REFUSALS: dict[str, tuple[Any, int, list[str]]] = {
     "inputs no list": ({"inputs": {}}, 400, ["inputs"]),
     "no coord": ({"inputs": []}, 400, ["coord"]),
     "unknown input": (one(name="xyz"), 400, ["xyz", "coord"]),
+    "datatype of a thousand lists": (one(datatype=DEEP), 400, ["datatype", "[[["]),
+    "shape of a thousand lists": (one(shape=DEEP), 400, ["shape", "[[["]),
+    "size of a thousand lists": (one(parameters={"binary_data_size": DEEP}, data=...), 400, ["binary_data_size"]),
+    "timeout of a thousand lists": ({**one(), "parameters": {"timeout": DEEP}}, 400, ["timeout"]),
     "input whose name is a list": (one(name=[]), 400, ["name of an input", "coord"]),
     "input whose name is an object": (one(name={"a": 1}), 400, ["name of an input", "coord"]),
     "input without a name": (one(name=...), 400, ["name of an input", "coord"]),
@@ -284,7 +291,8 @@ REFUSALS: dict[str, tuple[Any, int, list[str]]] = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(service: Service, name: str) -> None:
     body, status, words = REFUSALS[name]
-    answer = service.post("/v2/models/parcels/infer", body if isinstance(body, bytes) else json.dumps(body))
+    text = body if isinstance(body, bytes) else json.dumps(body).replace(f'"{DEEP}"', "[" * 990 + "]" * 990)
+    answer = service.post("/v2/models/parcels/infer", text)
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/json"
     for word in words:
