@@ -22,7 +22,8 @@ NEXT_S = 0.03
 back to gunicorn's main thread and, with its next request, to some thread again: three changes of threads."""
 NEXT_BYTES = 1 << 13
 TAKE_S = 60.0
-"""Longest time in which a client may take nothing of its answer: one that never reads would hold a thread for ever."""
+"""After so long in which a client takes nothing of its answer, or twice that where a part fitted into the kernel's
+buffer, its thread gives up: one that never reads would hold it for ever."""
 LINGER_S = 0.5
 """A thread waits so long for the client's end of a connection that it has closed at its own: closed at both, what the
 client still sends would be refused, and with that the rest of the answer lost."""
