@@ -92,9 +92,9 @@ def _of_type(formats: Sequence[Format], kind: str) -> Format | None:
 def _unknown(formats: Sequence[Format], kind: str, suffix: str, head: bytes) -> UnknownFormat:
     """Return the error for a file that nothing tells the format of."""
     names = ", ".join(format.name for format in formats)
-    ending = f" by the ending '{suffix}'," if suffix else ""
+    tried = f"neither by the ending '{suffix}' nor" if suffix else "not"
     return UnknownFormat(
-        f"The format is not known{ending} nor by the first bytes {head[:8]!r}; say it with ?format=, one of: {names}."
+        f"The format is known {tried} by the first bytes {head[:8]!r}; say it with ?format=, one of: {names}."
     )
 
 
